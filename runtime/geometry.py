@@ -1,0 +1,173 @@
+"""Face geometry as pure functions: landmarks, similarity transforms, warps and the paste mask.
+
+Conventions, used everywhere in the project:
+
+* a point is ``(x, y)`` in pixels, the centre of the top-left pixel being ``(0, 0)``;
+* five landmarks are, in this order, left eye, right eye, nose, left and right mouth corner (left and
+  right as seen in the picture), an array ``(5, 2)``;
+* a transform is a ``(2, 3)`` matrix ``M`` that maps source to destination: ``dst = M @ [x, y, 1]``.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+ImageU8 = NDArray[np.uint8]
+
+# Mean MTCNN landmarks of 400 aligned CelebA pictures in their central 178x178 square, made symmetric
+# about its vertical axis, as fractions of the square's side. The square holds hair and chin.
+CROP_TEMPLATE = (
+    np.array([[70.24, 92.24], [108.76, 92.24], [89.5, 115.78], [72.46, 133.85], [106.54, 133.85]]) / 178.0
+)
+
+# ArcFace's five-point template, in its 112x112 frame.
+ARCFACE_TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+
+# Fraction of the crop's side over which the paste mask falls from 1 to 0 at the border.
+FEATHER = 0.12
+
+
+def estimate_similarity(source: FloatArray, destination: FloatArray) -> FloatArray:
+    """Least-squares similarity (rotation, uniform scale, translation; no reflection) between point sets.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
+
+    Args:
+        source: ``(K, 2)`` points, K >= 2.
+        destination: ``(K, 2)`` points.
+
+    Returns:
+        ``(2, 3)`` float64 matrix mapping source to destination.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(K, 2)``, or all source points coincide.
+    """
+    src = np.asarray(source, dtype=np.float64)
+    dst = np.asarray(destination, dtype=np.float64)
+    if src.shape != dst.shape or src.ndim != 2 or src.shape[1] != 2 or len(src) < 2:
+        raise ValueError(f"expected two (K, 2) point sets, K >= 2, found {src.shape} and {dst.shape}")
+    src_mean, dst_mean = src.mean(0), dst.mean(0)
+    src_c, dst_c = src - src_mean, dst - dst_mean
+    variance = (src_c**2).sum()
+    if variance < 1e-12:
+        raise ValueError("all source points coincide: no similarity is defined")
+    # In the plane, with z = x + iy, the best similarity is multiplication by one complex number.
+    a = (src_c * dst_c).sum() / variance
+    b = (src_c[:, 0] * dst_c[:, 1] - src_c[:, 1] * dst_c[:, 0]).sum() / variance
+    linear = np.array([[a, -b], [b, a]])
+    return np.hstack([linear, (dst_mean - linear @ src_mean)[:, None]])
+
+
+def invert(matrix: FloatArray) -> FloatArray:
+    """Inverse of a ``(2, 3)`` affine transform."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.hstack([linear, -(linear @ matrix[:, 2:])])
+
+
+def compose(outer: FloatArray, inner: FloatArray) -> FloatArray:
+    """``outer after inner`` for two ``(2, 3)`` affine transforms."""
+    return np.hstack([outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2:] + outer[:, 2:]])
+
+
+def transform_points(points: FloatArray, matrix: FloatArray) -> FloatArray:
+    """Applies a ``(2, 3)`` transform to ``(..., 2)`` points."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def scale_of(matrix: FloatArray) -> float:
+    """Uniform scale of a similarity: destination pixels per source pixel."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def crop_template(size_px: int) -> FloatArray:
+    """Where the five landmarks lie in the network's square crop of ``size_px`` pixels."""
+    # A fraction f of the side is the continuous coordinate f * size; pixel centres lie half a pixel in.
+    return (CROP_TEMPLATE * 178.0 + 0.5) / 178.0 * size_px - 0.5
+
+
+def crop_transform(landmarks: FloatArray, size_px: int) -> FloatArray:
+    """Similarity from the picture to the network's aligned square crop."""
+    return estimate_similarity(landmarks, crop_template(size_px))
+
+
+def box_transform(
+    landmarks: FloatArray, box: tuple[float, float, float, float], size_hw: tuple[int, int]
+) -> FloatArray:
+    """Affine from the picture to a recogniser's input.
+
+    Args:
+        landmarks: ``(5, 2)`` in the picture.
+        box: ``(x0, y0, x1, y1)`` in ArcFace's 112x112 frame; may leave it.
+        size_hw: the recogniser's input height and width; the box is stretched to it.
+    """
+    x0, y0, x1, y1 = box
+    height, width = size_hw
+    scale_x, scale_y = width / (x1 - x0), height / (y1 - y0)
+    to_input = np.array(
+        [
+            [scale_x, 0.0, (0.5 - x0) * scale_x - 0.5],
+            [0.0, scale_y, (0.5 - y0) * scale_y - 0.5],
+        ]
+    )
+    return compose(to_input, estimate_similarity(landmarks, ARCFACE_TEMPLATE))
+
+
+def warp(image: NDArray, matrix: FloatArray, size_hw: tuple[int, int]) -> NDArray:
+    """Warps a picture, with an area filter first where it shrinks, so that fine detail does not alias.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, C)``, uint8 or float32.
+        matrix: ``(2, 3)``, from the picture to the result.
+        size_hw: height and width of the result.
+
+    Returns:
+        The same dtype and channels at ``size_hw``; what lies outside the picture repeats its edge.
+    """
+    scale = scale_of(matrix)
+    if scale < 0.5:
+        # Shrink only the region the result needs: a group photo has many faces and many pixels.
+        height, width = size_hw
+        corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=float)
+        region = transform_points(corners, invert(matrix))
+        margin = 2 / scale
+        x0, y0 = np.floor(np.maximum(region.min(0) - margin, 0)).astype(int)
+        x1, y1 = np.ceil(region.max(0) + margin).astype(int) + 1
+        part = image[y0:y1, x0:x1]
+        if part.size:
+            small_w = max(1, round(part.shape[1] * scale))
+            small_h = max(1, round(part.shape[0] * scale))
+            sx, sy = small_w / part.shape[1], small_h / part.shape[0]
+            image = cv2.resize(part, (small_w, small_h), interpolation=cv2.INTER_AREA)
+            to_small = np.array([[sx, 0.0, (0.5 - x0) * sx - 0.5], [0.0, sy, (0.5 - y0) * sy - 0.5]])
+            matrix = compose(matrix, invert(to_small))
+    return cv2.warpAffine(
+        image,
+        matrix,
+        (size_hw[1], size_hw[0]),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def feather_mask(size_px: int, feather: float = FEATHER) -> NDArray[np.float32]:
+    """Weight of the network's change in its square crop: 1 in the middle, 0 on the border.
+
+    A raised cosine over ``feather`` of the side along each axis, so that no seam shows.
+
+    Returns:
+        ``(size_px, size_px)`` float32 in [0, 1].
+    """
+    distance = np.minimum(np.arange(size_px), np.arange(size_px)[::-1]) / max(size_px - 1, 1)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / feather, 0.0, 1.0))
+    return np.outer(ramp, ramp).astype(np.float32)

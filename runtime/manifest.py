@@ -1,0 +1,184 @@
+"""The bundle: a folder with a ``manifest.json``, the only contract between training and serving.
+
+A bundle holds the networks as ONNX files and everything needed to use them. The public one has
+``protect`` and ``attributes`` and the detector; the authority's also ``restore``, sealed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import BundleError
+
+FORMAT = "erasablemask-bundle"
+VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Role = Literal["public", "authority"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output: its name, NumPy dtype and shape, ``-1`` being the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """One network of the bundle. ``sealed`` files hold AES-256-GCM ciphertext; the hash is of the file."""
+
+    path: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    sealed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything the runtime must know of a bundle.
+
+    Attributes:
+        role: ``public`` or ``authority``.
+        name: the training preset, for people.
+        image_size: side of the square crop that enters the networks, in pixels.
+        crop_template: ``(5, 2)`` landmarks in that crop as fractions of its side.
+        attributes: names, in the order of the network's attribute vector, each 0 or 1.
+        strength: default share of the perturbation features in Eq. 6, ``1 - beta``, in [0, 1].
+        injection: default weight of the clean branch, gamma, in [0, 1].
+        max_batch: largest batch of faces served at once.
+        precision: storage of the weights, ``fp32`` or ``fp16``.
+        target: description of the target identity.
+        terms: terms of use of the weights.
+        demo: the authority's secret is public; for demonstrations only.
+        training: run, commit, seed, steps and so on, for people.
+        measured: figures of the benchmarks, for people.
+        models: ``protect``, ``attributes``, ``restore`` and the detector's ``pnet``, ``rnet``, ``onet``.
+    """
+
+    role: Role
+    name: str
+    image_size: int
+    crop_template: tuple[tuple[float, float], ...]
+    attributes: tuple[str, ...]
+    strength: float
+    injection: float
+    max_batch: int
+    precision: str
+    opset: int
+    target: str
+    terms: str
+    demo: bool = False
+    training: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, ModelFile] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The manifest as indented JSON with a stable order."""
+        return json.dumps(
+            {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, indent=2, sort_keys=True
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parses a manifest.
+
+        Raises:
+            BundleError: not JSON, another format or version, or a field that is missing or unknown.
+        """
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{MANIFEST_NAME} is not valid JSON: {error}") from error
+        if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
+            raise BundleError(f"{MANIFEST_NAME} is not an {FORMAT} manifest")
+        if (version := raw.pop("version", None)) != VERSION:
+            raise BundleError(
+                f"{MANIFEST_NAME} has version {version!r}, this program reads {VERSION}; "
+                "export the bundle again or update erasablemask"
+            )
+        try:
+            raw["models"] = {name: _model_file(model) for name, model in raw["models"].items()}
+            raw["crop_template"] = tuple(tuple(point) for point in raw["crop_template"])
+            raw["attributes"] = tuple(raw["attributes"])
+            manifest = cls(**raw)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise BundleError(
+                f"{MANIFEST_NAME} has a missing, unknown or malformed field: {error}"
+            ) from error
+        if manifest.role not in ("public", "authority"):
+            raise BundleError(f"{MANIFEST_NAME}: role must be public or authority, found {manifest.role!r}")
+        return manifest
+
+
+def _model_file(raw: dict[str, Any]) -> ModelFile:
+    specs = {
+        side: tuple(TensorSpec(name=t["name"], dtype=t["dtype"], shape=tuple(t["shape"])) for t in raw[side])
+        for side in ("inputs", "outputs")
+    }
+    return ModelFile(**{**raw, **specs})
+
+
+def sha256_of(data: bytes) -> str:
+    """Hex SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, its manifest parsed. Open one with ``open_bundle``."""
+
+    folder: Path
+    manifest: Manifest
+
+    def read(self, model: str) -> bytes:
+        """Bytes of one network's file, hash checked on the very bytes that are returned.
+
+        Raises:
+            BundleError: the bundle has no such network, its file is missing, or the hash differs.
+        """
+        entry = self.manifest.models.get(model)
+        if entry is None:
+            have = ", ".join(sorted(self.manifest.models)) or "none"
+            raise BundleError(
+                f"the {self.manifest.role} bundle {self.folder} has no network {model!r} (it has: {have})"
+            )
+        path = self.folder / entry.path
+        if path.resolve().parent != self.folder.resolve():
+            raise BundleError(f"{MANIFEST_NAME} names a file outside its bundle: {entry.path!r}")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
+        if (found := sha256_of(data)) != entry.sha256:
+            raise BundleError(
+                f"{path} was changed or damaged: expected SHA-256 {entry.sha256}, found {found}; "
+                "get the bundle again from where it was published"
+            )
+        return data
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Opens a bundle folder. Hashes are checked when a network's file is read.
+
+    Raises:
+        BundleError: there is no manifest, or it cannot be understood.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BundleError(
+            f"{folder} is not a bundle: cannot read {path}: {error.strerror or error}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is not UTF-8 text: {error}") from error
+    return Bundle(Path(folder), Manifest.from_json(text))

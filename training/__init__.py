@@ -1,0 +1,1 @@
+"""Training of ErasableMask's networks in PyTorch (three stages, Eqs. 3-16)."""

@@ -1,0 +1,62 @@
+"""Checkpoints: everything a run needs to go on, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import RunConfig, config_from_dict
+from .networks import Discriminator, Generator, Restorer
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, damaged, or of another configuration."""
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Writes ``checkpoint.pt`` through a temporary file, so that a killed run leaves the old one."""
+    partial = folder / (CHECKPOINT_NAME + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, folder / CHECKPOINT_NAME)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """Reads a run's checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    path = folder / CHECKPOINT_NAME
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}; train first: python -m training --out {folder} ...")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def load_networks(folder: Path) -> tuple[RunConfig, Generator, Restorer, Discriminator, dict[str, Any]]:
+    """The networks of a run as they are exported: averaged weights, evaluation mode.
+
+    Returns:
+        Configuration, generator, restorer, discriminator, and the checkpoint's ``about`` (stage, steps,
+        commit, surrogates, target and so on).
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    state = load_checkpoint(folder)
+    try:
+        config = config_from_dict(state["config"])
+        networks = (config.network.generator(), config.network.restorer(), config.network.discriminator())
+        for name, network in zip(("generator", "restorer", "discriminator"), networks, strict=True):
+            network.load_state_dict(state["averaged"][name])
+            network.eval().requires_grad_(False)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{folder / CHECKPOINT_NAME} is not of this version: {error}") from error
+    return config, *networks, state["about"]

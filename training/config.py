@@ -1,0 +1,264 @@
+"""Run configurations: frozen presets, overridable field by field from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from .networks import Discriminator, Generator, Restorer
+from .noise_pool import NoisePool
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Sizes of the networks; see ``training.networks``."""
+
+    image_size: int
+    width: int
+    depth: int
+    shortcut_layers: int
+    inject_layers: int
+    discriminator_width: int
+    discriminator_depth: int
+    discriminator_hidden: int
+    discriminator_max_channels: int
+    n_attributes: int = 13
+
+    def generator(self) -> Generator:
+        return Generator(
+            width=self.width,
+            depth=self.depth,
+            n_attributes=self.n_attributes,
+            shortcut_layers=self.shortcut_layers,
+            inject_layers=self.inject_layers,
+        )
+
+    def restorer(self) -> Restorer:
+        return Restorer(width=self.width, depth=self.depth, shortcut_layers=self.shortcut_layers)
+
+    def discriminator(self) -> Discriminator:
+        return Discriminator(
+            image_size=self.image_size,
+            width=self.discriminator_width,
+            depth=self.discriminator_depth,
+            n_attributes=self.n_attributes,
+            hidden=self.discriminator_hidden,
+            max_channels=self.discriminator_max_channels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage has: how long, how fast, and the weight of each loss.
+
+    Attributes:
+        epochs: passes over the training faces.
+        batch: faces per step.
+        learning_rate: of Adam, betas (0.5, 0.999).
+        weights: factor of each loss by its name; a loss with no entry counts 0 and is only logged.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """Stage 2's own settings (Eqs. 6-12).
+
+    Attributes:
+        strength: 1 - beta of Eq. 6 (paper: 0.5).
+        injection: gamma of the clean branch.
+        sigma: sigma_1 of Eq. 8, a Euclidean norm in [-1, 1] (paper: 30 at 256 px; norms grow with
+            the side, so 15 at 128 px says the same).
+        epsilon: bound of Eq. 12.
+        inner_lr: learning rate of the meta-train step, Eq. 10.
+        second_order: differentiate through the meta-train step.
+        primaries_per_step: primary tasks per step; 0 means all K (Algorithm 1), fewer take turns.
+        owner_weight: of the owner term inside each surrogate's loss; 0 is the paper.
+        owner_margin: cosine to oneself below which the owner counts as lost.
+        edit_share: share of faces given another face's attributes; the others keep their own.
+    """
+
+    strength: float = 0.5
+    injection: float = 0.05
+    sigma: float = 30.0
+    epsilon: float = 0.1
+    inner_lr: float = 2e-5
+    second_order: bool = True
+    primaries_per_step: int = 0
+    owner_weight: float = 0.0
+    owner_margin: float = 0.0
+    edit_share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run is made of, but for its data and recognisers.
+
+    Attributes:
+        precision: ``fp32`` or ``bf16`` (autocast of the networks; losses and recognisers stay fp32).
+        ema_decay: of the exponential moving average that is exported; 0 turns it off.
+        paste_mask: train on the face as it is pasted back, feathered into its surroundings.
+    """
+
+    name: str
+    network: NetworkConfig
+    attributes: StageConfig
+    attack: StageConfig
+    erasure: StageConfig
+    attack_settings: AttackConfig = field(default_factory=AttackConfig)
+    noise: NoisePool = field(default_factory=NoisePool)
+    precision: str = "fp32"
+    ema_decay: float = 0.999
+    paste_mask: bool = True
+    seed: int = 0
+
+
+PAPER_256 = RunConfig(
+    name="paper-256",
+    network=NetworkConfig(
+        image_size=256,
+        width=64,
+        depth=5,
+        shortcut_layers=1,
+        inject_layers=1,
+        discriminator_width=64,
+        discriminator_depth=5,
+        discriminator_hidden=1024,
+        discriminator_max_channels=1024,
+    ),
+    attributes=StageConfig(
+        epochs=200,
+        batch=32,
+        learning_rate=2e-5,
+        weights={"reconstruction": 150.0, "attribute": 10.0, "generator": 1.0, "discriminator": 1.0},
+    ),
+    attack=StageConfig(
+        epochs=100,
+        batch=16,
+        learning_rate=2e-5,
+        weights={
+            "attribute": 10.0,
+            "generator": 1.0,
+            "attack": 200.0,
+            "erasure": 150.0,
+            "perturbation": 1.0,
+            "discriminator": 1.0,
+        },
+    ),
+    erasure=StageConfig(epochs=50, batch=32, learning_rate=2e-5, weights={"erasure": 1.0}),
+    paste_mask=False,
+)
+
+# A size that two CPU cores train in hours and serve in milliseconds: 128 px, half AttGAN's width, four
+# layers, two shortcuts (sharper pictures). Its norms are half those at 256 px. Weights and learning
+# rate suit a schedule of a few epochs; docs/training.md says how they were chosen.
+COMPACT = RunConfig(
+    name="compact",
+    network=NetworkConfig(
+        image_size=128,
+        width=32,
+        depth=4,
+        shortcut_layers=2,
+        inject_layers=1,
+        discriminator_width=32,
+        discriminator_depth=5,
+        discriminator_hidden=128,
+        discriminator_max_channels=256,
+    ),
+    attributes=StageConfig(
+        epochs=6,
+        batch=32,
+        learning_rate=5e-4,
+        weights={"reconstruction": 150.0, "attribute": 2.0, "generator": 1.0, "discriminator": 1.0},
+    ),
+    attack=StageConfig(
+        epochs=6,
+        batch=16,
+        learning_rate=3e-4,
+        weights={
+            "attribute": 1.0,
+            "generator": 1.0,
+            "attack": 200.0,
+            "erasure": 2.0,
+            "perturbation": 3.0,
+            "discriminator": 1.0,
+        },
+    ),
+    erasure=StageConfig(epochs=2, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
+    attack_settings=AttackConfig(
+        sigma=15.0,
+        epsilon=0.15,
+        inner_lr=1e-2,
+        primaries_per_step=1,
+        owner_weight=1.0,
+        owner_margin=0.1,
+        edit_share=0.5,
+    ),
+    noise=NoisePool(jpeg_quality=(50.0, 95.0), gaussian_variance=0.001, resize_factor=0.5, clean_share=0.4),
+    precision="bf16",
+)
+
+PRESETS = {preset.name: preset for preset in (PAPER_256, COMPACT)}
+
+
+def override(config: RunConfig, assignments: list[str]) -> RunConfig:
+    """Applies ``path.to.field=value`` assignments, e.g. ``attack_settings.injection=0.1``.
+
+    Raises:
+        ValueError: an assignment has no ``=``, its field does not exist, or its value has another type.
+    """
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator:
+            raise ValueError(f"expected FIELD=VALUE, found {assignment!r}")
+        config = _replace(config, path.split("."), text, path)
+    return config
+
+
+def _replace(node: Any, path: list[str], text: str, whole: str) -> Any:
+    head, *rest = path
+    if isinstance(node, dict):
+        if head not in node:
+            raise ValueError(f"no field {whole!r}; there are: {', '.join(node)}")
+        return {**node, head: _parse(node[head], text, whole) if not rest else None}
+    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if head not in names:
+        raise ValueError(f"no field {whole!r}; there are: {', '.join(names) or 'none below it'}")
+    current = getattr(node, head)
+    value = _replace(current, rest, text, whole) if rest else _parse(current, text, whole)
+    return dataclasses.replace(node, **{head: value})
+
+
+def _parse(current: Any, text: str, whole: str) -> Any:
+    try:
+        if isinstance(current, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(current, int | float | str):
+            return type(current)(text)
+        if isinstance(current, tuple):
+            low, high = text.split(",")
+            return (float(low), float(high))
+    except (KeyError, ValueError):
+        pass
+    raise ValueError(f"{whole}: expected a value like {current!r}, found {text!r}")
+
+
+def config_from_dict(raw: dict[str, Any]) -> RunConfig:
+    """Rebuilds a configuration from ``dataclasses.asdict``, as checkpoints hold it."""
+    noise = {**raw["noise"], "jpeg_quality": tuple(raw["noise"]["jpeg_quality"])}
+    return RunConfig(
+        **{
+            **raw,
+            "network": NetworkConfig(**raw["network"]),
+            "attributes": StageConfig(**raw["attributes"]),
+            "attack": StageConfig(**raw["attack"]),
+            "erasure": StageConfig(**raw["erasure"]),
+            "attack_settings": AttackConfig(**raw["attack_settings"]),
+            "noise": NoisePool(**noise),
+        }
+    )

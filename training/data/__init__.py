@@ -1,0 +1,15 @@
+"""Faces for training: data set layouts, landmarks, and packs of aligned crops."""
+
+from .celeba import ATTRIBUTES, FaceRecord, read_celeba
+from .landmarks import find_landmarks
+from .pack import FacePack, load_pack, pack_faces
+
+__all__ = [
+    "ATTRIBUTES",
+    "FacePack",
+    "FaceRecord",
+    "find_landmarks",
+    "load_pack",
+    "pack_faces",
+    "read_celeba",
+]

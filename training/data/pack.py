@@ -1,0 +1,114 @@
+"""A pack: aligned crops, their landmarks and labels in a few NumPy files that map into memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.geometry import crop_transform, transform_points, warp
+
+from .celeba import FaceRecord
+from .errors import DataError
+from .landmarks import find_landmarks, read_rgb
+
+logger = logging.getLogger(__name__)
+
+_ARRAYS = ("crops", "landmarks", "attributes", "identities")
+
+
+@dataclass(frozen=True)
+class FacePack:
+    """Aligned faces, ready for training.
+
+    Attributes:
+        crops: ``(N, S, S, 3)`` uint8 RGB.
+        landmarks: ``(N, 5, 2)`` float32, in the crop's pixels.
+        attributes: ``(N, n)`` uint8 in {0, 1}.
+        identities: ``(N,)`` int64.
+        names: file name of each picture.
+    """
+
+    crops: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+    attributes: NDArray[np.uint8]
+    identities: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+def pack_faces(
+    records: Sequence[FaceRecord],
+    folder: Path,
+    size_px: int,
+    *,
+    device: str = "cpu",
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> FacePack:
+    """Finds landmarks, crops every face and writes the pack; returns the one that is there already.
+
+    Pictures that cannot be read or show no face are left out and counted in the log.
+
+    Raises:
+        DataError: no face at all was found, or an existing pack is of another size.
+    """
+    if (folder / "pack.json").exists():
+        pack = load_pack(folder)
+        if pack.crops.shape[1] != size_px:
+            raise DataError(f"{folder} holds crops of {pack.crops.shape[1]} px, expected {size_px}")
+        return pack
+    landmarks = find_landmarks([r.path for r in records], device=device, progress=progress)
+    crops, points, kept = [], [], []
+    for record, face in zip(records, landmarks, strict=True):
+        image = None if np.isnan(face).any() else read_rgb(record.path)
+        if image is None:
+            continue
+        matrix = crop_transform(face, size_px)
+        crops.append(warp(image, matrix, (size_px, size_px)))
+        points.append(transform_points(face, matrix))
+        kept.append(record)
+    if not kept:
+        raise DataError(f"no face was found in any of {len(records)} pictures, e.g. {records[0].path}")
+    if len(kept) < len(records):
+        logger.warning(
+            "%d of %d pictures left out: no face found or unreadable", len(records) - len(kept), len(records)
+        )
+    arrays = {
+        "crops": np.stack(crops),
+        "landmarks": np.stack(points).astype(np.float32),
+        "attributes": np.stack([record.attributes for record in kept]),
+        "identities": np.array([record.identity for record in kept], dtype=np.int64),
+    }
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(partial / f"{name}.npy", array)
+    (partial / "pack.json").write_text(json.dumps({"names": [record.path.name for record in kept]}))
+    partial.rename(folder)
+    return load_pack(folder)
+
+
+def load_pack(folder: Path) -> FacePack:
+    """Opens a pack; the crops are mapped, not read.
+
+    Raises:
+        DataError: a file of the pack is missing or damaged.
+    """
+    try:
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        names = json.loads((folder / "pack.json").read_text())["names"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} is not a whole pack: {error}; delete it and it is made again") from error
+    if len({len(array) for array in arrays.values()} | {len(names)}) != 1:
+        raise DataError(f"{folder}: its arrays differ in length; delete it and it is made again")
+    return FacePack(**arrays, names=tuple(names))

@@ -1,0 +1,248 @@
+"""The training loop: it knows batches, players and checkpoints, and no stage by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .batches import epoch_batches, steps_per_epoch
+from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_checkpoint
+from .config import RunConfig
+from .data import FacePack
+from .stages import Losses, Networks, Player, Stage
+
+logger = logging.getLogger(__name__)
+
+
+class Monitor(Protocol):
+    """Where figures and progress go; see ``training.monitor``."""
+
+    def begin(self, stage: Stage, total_steps: int, done_steps: int) -> None: ...
+    def step(self, stage: Stage, global_step: int, figures: dict[str, float]) -> None: ...
+    def epoch(self, stage: Stage, epoch: int, global_step: int, figures: dict[str, float]) -> None: ...
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run is: stage and epoch, steps done in the epoch, and steps done in all."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+
+
+class Run:
+    """A run in a folder: starts or goes on, checkpoints itself, ends after the last stage.
+
+    Args:
+        folder: where the checkpoint lies.
+        config: the resolved configuration; that of a resumed run must equal the checkpoint's.
+        networks: freshly made; a checkpoint's weights replace theirs.
+        stages: in order.
+        pack: training faces.
+        about: what to remember of the run (commit, data, surrogates, target), JSON-like.
+        checkpoint_every_s: seconds between checkpoints.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        networks: Networks,
+        stages: Sequence[Stage],
+        pack: FacePack,
+        about: dict[str, Any],
+        *,
+        checkpoint_every_s: float = 120.0,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.networks = networks
+        self.stages = list(stages)
+        self.pack = pack
+        self.about = about
+        self.checkpoint_every_s = checkpoint_every_s
+        self.at = Position()
+        self.averaged = {
+            name: AveragedModel(
+                network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
+            )
+            for name, network in networks.items().items()
+        }
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._resume_or_begin()
+
+    def train(self, monitor: Monitor, *, stop_after_steps: int | None = None) -> None:
+        """Trains to the end, or for a number of steps; checkpoints on the way and at the end."""
+        last = None if stop_after_steps is None else self.at.global_step + stop_after_steps
+        saved_at = time.monotonic()
+        while self.at.stage < len(self.stages):
+            stage = self.stages[self.at.stage]
+            per_epoch = steps_per_epoch(self.pack, stage.config.batch)
+            done = self.at.epoch * per_epoch + self.at.step
+            monitor.begin(stage, stage.config.epochs * per_epoch, done)
+            while self.at.epoch < stage.config.epochs:
+                seed = self.config.seed * 100 + self.at.stage
+                batches = epoch_batches(
+                    self.pack,
+                    stage.config.batch,
+                    seed=seed,
+                    epoch=self.at.epoch,
+                    first_step=self.at.step,
+                )
+                for batch in batches:
+                    torch.manual_seed((self.config.seed << 32) + self.at.global_step)
+                    figures = self._step(stage, batch)
+                    self.at.step += 1
+                    self.at.global_step += 1
+                    monitor.step(stage, self.at.global_step, figures)
+                    if self.at.global_step == last:
+                        self.save()
+                        return
+                    if time.monotonic() - saved_at > self.checkpoint_every_s:
+                        self.save()
+                        saved_at = time.monotonic()
+                self.at.epoch, self.at.step = self.at.epoch + 1, 0
+                monitor.epoch(stage, self.at.epoch, self.at.global_step, stage.end_epoch())
+                self.save()
+                saved_at = time.monotonic()
+            self._next_stage()
+            self.save()
+
+    def _step(self, stage: Stage, batch: Any) -> dict[str, float]:
+        """One step: a shared forward pass, then each player lowers its own losses."""
+        figures: dict[str, float] = {}
+        with self._autocast():
+            outputs = stage.forward(batch, self.at.global_step)
+        for player in stage.players:
+            with self._autocast(), _frozen_but(player, stage.players):
+                losses = player.losses(outputs)
+            total = self._total(losses, stage.config.weights)
+            optimizer = self.optimizers[player.name]
+            optimizer.zero_grad(set_to_none=True)
+            total.backward(inputs=player.parameters())
+            optimizer.step()
+            figures |= {name: float(value.detach()) for name, value in losses.items()}
+            figures[f"total_{player.name}"] = float(total.detach())
+        for name, network in self.networks.items().items():
+            self.averaged[name].update_parameters(network)
+        return figures
+
+    @staticmethod
+    def _total(losses: Losses, weights: dict[str, float]) -> Tensor:
+        terms = [weights[name] * value for name, value in losses.items() if weights.get(name)]
+        if not terms:
+            raise ValueError(f"no weighted loss among {', '.join(losses)}")
+        return torch.stack(terms).sum()
+
+    def _autocast(self) -> torch.autocast:
+        device = next(self.networks.generator.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _begin_stage(self) -> None:
+        """Modes and fresh optimisers of the stage at hand."""
+        if self.at.stage == len(self.stages):
+            return
+        stage = self.stages[self.at.stage]
+        stage.modes()
+        self.optimizers = {
+            player.name: torch.optim.Adam(
+                player.parameters(), lr=stage.config.learning_rate, betas=(0.5, 0.999), fused=True
+            )
+            for player in stage.players
+        }
+
+    def _next_stage(self) -> None:
+        """The next stage starts from the averaged weights of this one."""
+        for name, network in self.networks.items().items():
+            network.load_state_dict(self.averaged[name].module.state_dict())
+        self.at = Position(stage=self.at.stage + 1, global_step=self.at.global_step)
+        if self.at.stage < len(self.stages):
+            self.stages[self.at.stage].begin()
+            for name, network in self.networks.items().items():
+                self.averaged[name].module.load_state_dict(network.state_dict())
+        self._begin_stage()
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        stage = self.stages[self.at.stage] if self.at.stage < len(self.stages) else None
+        save_checkpoint(
+            self.folder,
+            {
+                "config": dataclasses.asdict(self.config),
+                "about": {
+                    **self.about,
+                    "steps": self.at.global_step,
+                    "stage": stage.name if stage else "done",
+                },
+                "position": dataclasses.asdict(self.at),
+                "networks": {n: m.state_dict() for n, m in self.networks.items().items()},
+                "averaged": {n: m.module.state_dict() for n, m in self.averaged.items()},
+                "n_averaged": {n: int(m.n_averaged) for n, m in self.averaged.items()},
+                "optimizers": {n: o.state_dict() for n, o in self.optimizers.items()},
+                "stage_state": stage.state() if stage else {},
+            },
+        )
+
+    def _resume_or_begin(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / CHECKPOINT_NAME).exists():
+            self.stages[0].begin()
+            self._begin_stage()
+            return
+        state = load_checkpoint(self.folder)
+        if state["config"] != dataclasses.asdict(self.config):
+            raise CheckpointError(
+                f"{self.folder} holds a run of another configuration; "
+                f"use another --out, or the same settings: {_differences(state['config'], self.config)}"
+            )
+        self.at = Position(**state["position"])
+        for name, network in self.networks.items().items():
+            network.load_state_dict(state["networks"][name])
+            self.averaged[name].module.load_state_dict(state["averaged"][name])
+            self.averaged[name].n_averaged.fill_(state["n_averaged"][name])
+        self._begin_stage()
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.at.stage < len(self.stages):
+            self.stages[self.at.stage].restore(state["stage_state"])
+        logger.info("resumed at stage %d, epoch %d, step %d", self.at.stage, self.at.epoch, self.at.step)
+
+
+class _frozen_but:  # noqa: N801 - reads as a verb in its with statement
+    """Within it, only one player's modules ask for gradients: none is computed to be thrown away."""
+
+    def __init__(self, player: Player, players: Sequence[Player]) -> None:
+        own = set(player.modules)
+        self.others: list[nn.Module] = [m for p in players for m in p.modules if m not in own]
+
+    def __enter__(self) -> None:
+        for module in self.others:
+            module.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.others:
+            module.requires_grad_(True)
+
+
+def _differences(saved: dict[str, Any], config: RunConfig) -> str:
+    def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {prefix: node}
+        return {k: v for key, child in node.items() for k, v in flatten(child, f"{prefix}.{key}").items()}
+
+    old, new = flatten(saved), flatten(dataclasses.asdict(config))
+    return ", ".join(
+        f"{key.lstrip('.')} was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    )

@@ -1,0 +1,24 @@
+"""Losses of ErasableMask as pure functions, unweighted, one number per call."""
+
+from .adversarial import discriminator_loss, generator_loss
+from .attack import (
+    adversarial_attack_loss,
+    impersonation_loss,
+    owner_loss,
+    surrogate_weights,
+)
+from .attributes import attribute_loss
+from .pixel import erasure_loss, perturbation_loss, reconstruction_loss
+
+__all__ = [
+    "adversarial_attack_loss",
+    "attribute_loss",
+    "discriminator_loss",
+    "erasure_loss",
+    "generator_loss",
+    "impersonation_loss",
+    "owner_loss",
+    "perturbation_loss",
+    "reconstruction_loss",
+    "surrogate_weights",
+]

@@ -1,0 +1,33 @@
+"""Distances between pictures (Eqs. 5, 8, 13). All pictures are ``(N, 3, S, S)`` in [-1, 1].
+
+The Euclidean norms grow with the picture: a root mean square difference d gives ``d * sqrt(3) * S``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _norms(difference: Tensor) -> Tensor:
+    """Euclidean norm of each picture, ``(N,)``; its gradient at 0 is 0, not NaN."""
+    square = difference.flatten(1).square().sum(1)
+    return torch.sqrt(square.clamp_min(1e-12))
+
+
+def reconstruction_loss(reconstructed: Tensor, source: Tensor) -> Tensor:
+    """Eq. 5: ``L_rec``, mean absolute difference; in [0, 2], 0 for equal pictures."""
+    return (reconstructed - source).abs().mean()
+
+
+def perturbation_loss(protected: Tensor, edited: Tensor, sigma: float) -> Tensor:
+    """Eq. 8: ``max(sigma_1, ||x_adv - x_cov^{att_b}||_2)``, mean over the batch.
+
+    Never below ``sigma``; below it the perturbation is free: the gradient is 0.
+    """
+    return _norms(protected - edited).clamp_min(sigma).mean()
+
+
+def erasure_loss(restored: Tensor, source: Tensor) -> Tensor:
+    """Eq. 13: ``||x_rec - x_cov||_2``, mean over the batch (the paper sums over the data set); >= 0."""
+    return _norms(restored - source).mean()

@@ -1,0 +1,103 @@
+"""A progress bar, TensorBoard scalars and sample grids of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from .batches import Batch
+from .loop import Run
+from .samples import sample_grid, write_grid
+from .stages import Stage
+
+SCALARS_EVERY = 20  # steps
+
+
+class RunMonitor:
+    """Shows where a run is and writes ``events``, ``log.jsonl`` and ``samples/`` into its folder.
+
+    Args:
+        run: the run to watch; its averaged networks make the samples.
+        sample: a few faces that are not trained on.
+        progress: a started rich progress display.
+    """
+
+    def __init__(self, run: Run, sample: Batch, publish, progress: Progress) -> None:
+        self.run = run
+        self.sample = sample
+        self.publish = publish
+        self.progress = progress
+        self.writer = SummaryWriter(run.folder / "events")
+        self.task = progress.add_task("", total=1, losses="")
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    @staticmethod
+    def display() -> Progress:
+        """The progress display a run uses: stage, bar, steps, time left, the player's losses."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+        )
+
+    def begin(self, stage: Stage, total_steps: int, done_steps: int) -> None:
+        self.progress.reset(
+            self.task, total=total_steps, completed=done_steps, description=stage.name, losses=""
+        )
+
+    def step(self, stage: Stage, global_step: int, figures: dict[str, float]) -> None:
+        self.progress.advance(self.task)
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        if self._count == SCALARS_EVERY:
+            self._write(stage, global_step)
+
+    def epoch(self, stage: Stage, epoch: int, global_step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(f"{stage.name}/{name}", value, global_step)
+        averaged = {name: model.module for name, model in self.run.averaged.items()}
+        modes = {name: model.training for name, model in averaged.items()}
+        for model in averaged.values():
+            model.eval()
+        grid = sample_grid(
+            averaged["generator"],
+            averaged["restorer"],
+            self.sample,
+            self.run.config.attack_settings,
+            self.publish,
+        )
+        for name, model in averaged.items():
+            model.train(modes[name])
+        write_grid(grid, self.run.folder / "samples" / f"{stage.name}-{epoch:03d}.png")
+        self.writer.add_image(f"{stage.name}/samples", grid, global_step)
+        self.writer.flush()
+
+    def _write(self, stage: Stage, global_step: int) -> None:
+        means = {name: total / self._count for name, total in self._sums.items()}
+        for name, value in means.items():
+            self.writer.add_scalar(f"{stage.name}/{name}", value, global_step)
+        line = {"stage": stage.name, "step": global_step, **{k: round(v, 5) for k, v in means.items()}}
+        with (self.run.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        shown = {k: v for k, v in means.items() if stage.config.weights.get(k)}
+        self.progress.update(self.task, losses=" ".join(f"{k} {v:.3g}" for k, v in shown.items()))
+        self._sums, self._count = {}, 0
+
+    def close(self) -> None:
+        """Ends the log files."""
+        self.writer.close()
+
+
+def fixed_threads(threads: int | None) -> None:
+    """Sets torch's CPU threads and flushes denormal numbers, which slow CPUs ten- to thirtyfold."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)

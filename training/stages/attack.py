@@ -1,0 +1,206 @@
+"""Stage 2 (Eq. 15): the perturbation encoder learns the attack, the restorer to undo it, end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ..batches import Batch
+from ..config import AttackConfig, StageConfig
+from ..losses import (
+    attribute_loss,
+    discriminator_loss,
+    erasure_loss,
+    generator_loss,
+    impersonation_loss,
+    owner_loss,
+    perturbation_loss,
+    surrogate_weights,
+)
+from ..meta_attack import AttackLosses, meta_auxiliary_attack
+from ..networks.generator import CleanBranch
+from ..noise_pool import NoisePool
+from ..surrogates import Recognizer
+from .base import Losses, Networks, Player
+from .publish import edited_attributes
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    batch: Batch
+    attributes: Tensor  # att_b
+    edited: Tensor  # x_cov^{att_b}
+    protected: Tensor  # x_adv, as the network gives it
+    published: Tensor  # x_adv pasted back
+    restored: Tensor
+    attack: AttackLosses
+
+
+class AttackStage:
+    """``10 L_att^G + L_G + 200 L_adv + 150 L_era + L_perb`` trains ``E_adv`` and ``R``.
+
+    ``G_enc`` and ``G_dec`` are frozen, so ``L_rec`` of Eq. 15 is a constant and is left out. Batch
+    statistics are frozen too: ``E_adv`` and ``R`` start from trained ones, and what is trained is then
+    exactly what is exported.
+
+    Args:
+        surrogates: K white-box recognisers, frozen.
+        targets: ``(d_i,)`` unit-norm embedding of the target by each of them.
+        publish: how a face is pasted back.
+    """
+
+    name = "attack"
+
+    def __init__(
+        self,
+        networks: Networks,
+        config: StageConfig,
+        *,
+        attack: AttackConfig,
+        noise: NoisePool,
+        surrogates: Sequence[Recognizer],
+        targets: Sequence[Tensor],
+        publish: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.networks = networks
+        self.config = config
+        self.attack = attack
+        self.noise = noise
+        self.surrogates = list(surrogates)
+        self.targets = list(targets)
+        self.publish = publish
+        self.history: list[list[float]] = []  # mean loss of each surrogate, a row an epoch
+        self._sums = torch.zeros(len(self.surrogates))
+        self._steps = 0
+        self.players = (
+            Player("discriminator", (networks.discriminator,), self._discriminator_losses),
+            Player("protector", (networks.generator.perturbation_encoder, networks.restorer), self._losses),
+        )
+
+    def begin(self) -> None:
+        """``E_adv`` starts from ``G_enc``, ``R`` from ``G_enc`` and ``G_dec``."""
+        self.networks.generator.start_perturbation_from_encoder()
+        self.networks.restorer.start_from(self.networks.generator)
+
+    def modes(self) -> None:
+        self.networks.generator.eval()
+        self.networks.restorer.eval()
+        self.networks.discriminator.train()
+        self.networks.generator.requires_grad_(False)
+        self.networks.generator.perturbation_encoder.requires_grad_(True)
+
+    @property
+    def weights(self) -> Tensor:
+        """w_i(t) of Eq. 11 for the epoch at hand."""
+        previous, before = ([None, None, *self.history][-1], [None, None, *self.history][-2])
+        return surrogate_weights(previous, before, len(self.surrogates))
+
+    def primaries(self, step: int) -> list[int]:
+        """Which surrogates are primary in a step: all, or the next ones in turn."""
+        k = len(self.surrogates)
+        per_step = self.attack.primaries_per_step or k
+        return [(step * per_step + i) % k for i in range(min(per_step, k))]
+
+    def forward(self, batch: Batch, step: int) -> _Outputs:
+        generator = self.networks.generator
+        attributes = edited_attributes(batch.attributes, self.attack.edit_share)
+        with torch.no_grad():
+            clean = generator.clean(batch.face, attributes)
+
+        attack = meta_auxiliary_attack(
+            lambda theta: self._protect(theta, batch, clean, attributes),
+            lambda protected: self.noise(self.publish(batch.face, protected)),
+            self._attack_losses(batch),
+            dict(generator.perturbation_encoder.named_parameters()),
+            weights=self.weights,
+            primaries=self.primaries(step),
+            inner_lr=self.attack.inner_lr,
+            epsilon=self.attack.epsilon,
+            second_order=self.attack.second_order,
+        )
+        self._sums += attack.primary
+        self._steps += 1
+
+        published = self.publish(batch.face, attack.protected)
+        restored = self.publish(attack.observed, self.networks.restorer(attack.observed))
+        return _Outputs(
+            batch, attributes, clean.face.float(), attack.protected.float(), published, restored, attack
+        )
+
+    def _protect(
+        self, theta: dict[str, Tensor], batch: Batch, clean: CleanBranch, attributes: Tensor
+    ) -> Tensor:
+        generator = self.networks.generator
+        perturbed = functional_call(generator.perturbation_encoder, dict(theta), (batch.face,))
+        return generator.perturb(
+            perturbed, clean, attributes, strength=self.attack.strength, injection=self.attack.injection
+        )
+
+    def _attack_losses(self, batch: Batch) -> list[Callable[[Tensor], Tensor]]:
+        grids: dict[Any, Tensor] = {}  # recognisers of one template share their sampling grid
+
+        def loss_of(surrogate: Recognizer, target: Tensor) -> Callable[[Tensor], Tensor]:
+            template = (surrogate.card.box, surrogate.card.size_hw)
+            if template not in grids:
+                grids[template] = surrogate.sampling_grid(batch.landmarks, batch.face.shape[-1])
+            grid = grids[template]
+            owner = None
+            if self.attack.owner_weight:
+                with torch.no_grad():
+                    owner = surrogate(batch.face, grid)
+
+            def loss(observed: Tensor) -> Tensor:
+                embedding = surrogate(observed, grid)
+                total = impersonation_loss(embedding, target)
+                if owner is not None:
+                    total = total + self.attack.owner_weight * owner_loss(
+                        embedding, owner, self.attack.owner_margin
+                    )
+                return total
+
+            return loss
+
+        return [loss_of(s, t) for s, t in zip(self.surrogates, self.targets, strict=True)]
+
+    def _discriminator_losses(self, outputs: _Outputs) -> Losses:
+        n = len(outputs.batch)
+        logits, attributes = self.networks.discriminator(
+            torch.cat([outputs.batch.face, outputs.published.detach()])
+        )
+        return {
+            "discriminator": discriminator_loss(logits[:n], logits[n:]),
+            "attribute_real": attribute_loss(attributes[:n], outputs.batch.attributes),
+        }
+
+    def _losses(self, outputs: _Outputs) -> Losses:
+        logits, attributes = self.networks.discriminator(outputs.published)
+        losses = {
+            "attack": outputs.attack.total,
+            "erasure": erasure_loss(outputs.restored, outputs.batch.face),
+            "perturbation": perturbation_loss(outputs.protected, outputs.edited, self.attack.sigma),
+            "attribute": attribute_loss(attributes, outputs.attributes),
+            "generator": generator_loss(logits),
+            "auxiliary": outputs.attack.auxiliary,
+        }
+        for surrogate, loss in zip(self.surrogates, outputs.attack.primary, strict=True):
+            losses[f"primary_{surrogate.card.name}"] = loss
+        return losses
+
+    def end_epoch(self) -> dict[str, float]:
+        self.history.append((self._sums / max(self._steps, 1)).tolist())
+        self._sums = torch.zeros(len(self.surrogates))
+        self._steps = 0
+        return {f"weight_{s.card.name}": float(w) for s, w in zip(self.surrogates, self.weights, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        return {"history": self.history, "sums": self._sums.tolist(), "steps": self._steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.history = state["history"]
+        self._sums = torch.tensor(state["sums"])
+        self._steps = state["steps"]

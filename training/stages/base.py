@@ -1,0 +1,69 @@
+"""What the loop knows of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..batches import Batch
+from ..config import StageConfig
+from ..networks import Discriminator, Generator, Restorer
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a run; every stage trains some and freezes the others."""
+
+    generator: Generator
+    restorer: Restorer
+    discriminator: Discriminator
+
+    def items(self) -> dict[str, nn.Module]:
+        return {
+            "generator": self.generator,
+            "restorer": self.restorer,
+            "discriminator": self.discriminator,
+        }
+
+
+@dataclass(frozen=True)
+class Player:
+    """One optimiser: the modules it trains and the losses it lowers, from the shared forward pass."""
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    losses: Callable[[Any], Losses]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for module in self.modules for parameter in module.parameters()]
+
+
+class Stage(Protocol):
+    """A stage: one forward pass per step, shared by its players, who then step one after the other."""
+
+    name: str
+    config: StageConfig
+    players: tuple[Player, ...]
+
+    def begin(self) -> None:
+        """Initialises what this stage starts from the one before; called once, not on resume."""
+
+    def modes(self) -> None:
+        """Puts every network into training or evaluation mode; called at each start."""
+
+    def forward(self, batch: Batch, step: int) -> Any:
+        """The forward pass; ``step`` counts from the stage's start."""
+
+    def end_epoch(self) -> dict[str, float]:
+        """Closes an epoch; returns figures to log."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of the stage beside networks and optimisers."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes ``state()`` back."""

@@ -1,0 +1,73 @@
+"""Stage 3 (Eq. 16): the restorer alone learns to erase, from distorted protected faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batches import Batch
+from ..config import AttackConfig, StageConfig
+from ..losses import erasure_loss
+from ..noise_pool import NoisePool
+from .base import Losses, Networks, Player
+from .publish import edited_attributes
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    batch: Batch
+    restored: Tensor
+
+
+class ErasureStage:
+    """``L_era`` trains ``R``; the generator is frozen."""
+
+    name = "erasure"
+
+    def __init__(
+        self,
+        networks: Networks,
+        config: StageConfig,
+        *,
+        attack: AttackConfig,
+        noise: NoisePool,
+        publish: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.networks = networks
+        self.config = config
+        self.attack = attack
+        self.noise = noise
+        self.publish = publish
+        self.players = (Player("restorer", (networks.restorer,), self._losses),)
+
+    def begin(self) -> None:
+        """Goes on with stage 2's restorer."""
+
+    def modes(self) -> None:
+        self.networks.generator.eval()
+        self.networks.restorer.eval()  # frozen batch statistics, as in stage 2
+
+    def forward(self, batch: Batch, step: int) -> _Outputs:
+        attributes = edited_attributes(batch.attributes, self.attack.edit_share)
+        with torch.no_grad():
+            protected = self.networks.generator(
+                batch.face, attributes, self.attack.strength, self.attack.injection
+            )
+            received = self.noise(self.publish(batch.face, protected))
+        return _Outputs(batch, self.publish(received, self.networks.restorer(received)))
+
+    def _losses(self, outputs: _Outputs) -> Losses:
+        return {"erasure": erasure_loss(outputs.restored, outputs.batch.face)}
+
+    def end_epoch(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to take back."""

@@ -1,0 +1,63 @@
+"""The target identity: a face whose embedding protected faces are moved to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runtime.geometry import crop_transform, transform_points, warp
+
+from .batches import to_network
+from .data import find_landmarks
+from .data.errors import DataError
+from .data.landmarks import read_rgb
+from .surrogates import Recognizer
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+TARGET_CROP_PX = 256
+
+
+def target_pictures(path: Path) -> list[Path]:
+    """The target's pictures: one file, or every picture of a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    )
+    if not found:
+        raise DataError(f"no picture of the target at {path}")
+    return found
+
+
+def target_embeddings(pictures: Sequence[Path], recognizers: Sequence[Recognizer]) -> list[Tensor]:
+    """The target's unit-norm embedding ``(d_i,)`` by each recogniser: the mean over its pictures.
+
+    Raises:
+        DataError: a picture shows no face.
+    """
+    landmarks = find_landmarks(pictures)
+    faces, points = [], []
+    for picture, face in zip(pictures, landmarks, strict=True):
+        image = read_rgb(picture)
+        if image is None or np.isnan(face).any():
+            raise DataError(f"no face was found in the target's picture {picture}")
+        matrix = crop_transform(face, TARGET_CROP_PX)
+        faces.append(warp(image, matrix, (TARGET_CROP_PX, TARGET_CROP_PX)))
+        points.append(transform_points(face, matrix))
+    face_batch = to_network(np.stack(faces))
+    landmark_batch = torch.from_numpy(np.stack(points))
+    embeddings = []
+    for recognizer in recognizers:
+        with torch.no_grad():
+            grid = recognizer.sampling_grid(landmark_batch, TARGET_CROP_PX)
+            mean = recognizer(face_batch, grid).mean(0)
+        embeddings.append(mean / mean.norm())
+    return embeddings
