@@ -79,7 +79,7 @@ def _train(config, data, surrogates, only, target, out, cache, threads, steps, l
 
     from .batches import take
     from .data import pack_faces, read_celeba
-    from .data.celeba import TRAIN, VALIDATION
+    from .data.celeba import ATTRIBUTES, TRAIN, VALIDATION
     from .loop import Run
     from .monitor import RunMonitor, fixed_threads
     from .stages import AttackStage, AttributeStage, ErasureStage, Networks
@@ -125,6 +125,7 @@ def _train(config, data, surrogates, only, target, out, cache, threads, steps, l
     ]
     about = {
         "preset": config.name,
+        "attributes": list(ATTRIBUTES),
         "commit": _commit(),
         "seed": config.seed,
         "data": data.name,

@@ -56,7 +56,7 @@ class StageConfig:
         epochs: passes over the training faces.
         batch: faces per step.
         learning_rate: of Adam, betas (0.5, 0.999).
-        weights: factor of each loss by its name; a loss with no entry counts 0 and is only logged.
+        weights: factor of each loss by its name; every loss of the stage needs one.
     """
 
     epochs: int
@@ -135,7 +135,13 @@ PAPER_256 = RunConfig(
         epochs=200,
         batch=32,
         learning_rate=2e-5,
-        weights={"reconstruction": 150.0, "attribute": 10.0, "generator": 1.0, "discriminator": 1.0},
+        weights={
+            "reconstruction": 150.0,
+            "attribute": 10.0,
+            "generator": 1.0,
+            "discriminator": 1.0,
+            "attribute_real": 1.0,
+        },
     ),
     attack=StageConfig(
         epochs=100,
@@ -148,6 +154,7 @@ PAPER_256 = RunConfig(
             "erasure": 150.0,
             "perturbation": 1.0,
             "discriminator": 1.0,
+            "attribute_real": 1.0,
         },
     ),
     erasure=StageConfig(epochs=50, batch=32, learning_rate=2e-5, weights={"erasure": 1.0}),
@@ -174,7 +181,13 @@ COMPACT = RunConfig(
         epochs=6,
         batch=32,
         learning_rate=5e-4,
-        weights={"reconstruction": 150.0, "attribute": 2.0, "generator": 1.0, "discriminator": 1.0},
+        weights={
+            "reconstruction": 150.0,
+            "attribute": 2.0,
+            "generator": 1.0,
+            "discriminator": 1.0,
+            "attribute_real": 1.0,
+        },
     ),
     attack=StageConfig(
         epochs=6,
@@ -187,6 +200,7 @@ COMPACT = RunConfig(
             "erasure": 2.0,
             "perturbation": 3.0,
             "discriminator": 1.0,
+            "attribute_real": 1.0,
         },
     ),
     erasure=StageConfig(epochs=2, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,16 +133,16 @@ class Run:
             optimizer.step()
             figures |= {name: float(value.detach()) for name, value in losses.items()}
             figures[f"total_{player.name}"] = float(total.detach())
+        figures |= stage.figures(outputs)
         for name, network in self.networks.items().items():
             self.averaged[name].update_parameters(network)
         return figures
 
     @staticmethod
     def _total(losses: Losses, weights: dict[str, float]) -> Tensor:
-        terms = [weights[name] * value for name, value in losses.items() if weights.get(name)]
-        if not terms:
-            raise ValueError(f"no weighted loss among {', '.join(losses)}")
-        return torch.stack(terms).sum()
+        if missing := losses.keys() - weights.keys():
+            raise ValueError(f"no weight for the losses {', '.join(sorted(missing))}")
+        return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
     def _autocast(self) -> torch.autocast:
         device = next(self.networks.generator.parameters()).device.type

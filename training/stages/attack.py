@@ -179,17 +179,19 @@ class AttackStage:
 
     def _losses(self, outputs: _Outputs) -> Losses:
         logits, attributes = self.networks.discriminator(outputs.published)
-        losses = {
+        return {
             "attack": outputs.attack.total,
             "erasure": erasure_loss(outputs.restored, outputs.batch.face),
             "perturbation": perturbation_loss(outputs.protected, outputs.edited, self.attack.sigma),
             "attribute": attribute_loss(attributes, outputs.attributes),
             "generator": generator_loss(logits),
-            "auxiliary": outputs.attack.auxiliary,
         }
+
+    def figures(self, outputs: _Outputs) -> dict[str, float]:
+        figures = {"auxiliary": float(outputs.attack.auxiliary)}
         for surrogate, loss in zip(self.surrogates, outputs.attack.primary, strict=True):
-            losses[f"primary_{surrogate.card.name}"] = loss
-        return losses
+            figures[f"primary_{surrogate.card.name}"] = float(loss)
+        return figures
 
     def end_epoch(self) -> dict[str, float]:
         self.history.append((self._sums / max(self._steps, 1)).tolist())

@@ -71,6 +71,9 @@ class AttributeStage:
             "generator": generator_loss(logits),
         }
 
+    def figures(self, outputs: _Outputs) -> dict[str, float]:
+        return {}
+
     def end_epoch(self) -> dict[str, float]:
         return {}
 

@@ -59,6 +59,9 @@ class Stage(Protocol):
     def forward(self, batch: Batch, step: int) -> Any:
         """The forward pass; ``step`` counts from the stage's start."""
 
+    def figures(self, outputs: Any) -> dict[str, float]:
+        """What to log of a step beside its losses."""
+
     def end_epoch(self) -> dict[str, float]:
         """Closes an epoch; returns figures to log."""
 

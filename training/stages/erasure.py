@@ -63,6 +63,9 @@ class ErasureStage:
     def _losses(self, outputs: _Outputs) -> Losses:
         return {"erasure": erasure_loss(outputs.restored, outputs.batch.face)}
 
+    def figures(self, outputs: _Outputs) -> dict[str, float]:
+        return {}
+
     def end_epoch(self) -> dict[str, float]:
         return {}
 
