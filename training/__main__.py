@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import subprocess
 from pathlib import Path
 
 import click
@@ -27,8 +24,14 @@ Example:
 @click.option(
     "--target", required=True, type=click.Path(path_type=Path, exists=True), help="Picture(s) of the target."
 )
+@click.option("--target-text", help="What to say of the target in the bundle; default: its file names.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder; resumed.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared faces; default: beside the run.")
+@click.option(
+    "--first-stage-of",
+    type=click.Path(path_type=Path, exists=True),
+    help="Begin a new run at stage 2 with the networks of this one.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Overrides the preset.")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--steps", type=int, help="Stop after so many steps; the run can be resumed.")
@@ -39,8 +42,10 @@ def main(
     surrogates: Path,
     only: tuple[str, ...],
     target: Path,
+    target_text: str | None,
     out: Path,
     cache: Path | None,
+    first_stage_of: Path | None,
     assignments: tuple[str, ...],
     threads: int | None,
     steps: int | None,
@@ -53,6 +58,7 @@ def main(
     from .checkpoint import CheckpointError
     from .config import PRESETS, override
     from .data.errors import DataError
+    from .recipe import Job, train
     from .surrogates.card import SurrogateError
 
     if preset not in PRESETS:
@@ -64,100 +70,22 @@ def main(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--set") from error
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    job = Job(
+        config=config,
+        data=data,
+        surrogates=surrogates,
+        only=only,
+        target=target,
+        target_text=target_text,
+        out=out,
+        cache=cache or out.parent / "cache",
+        first_stage_of=first_stage_of,
+        limit=limit,
+    )
     try:
-        _train(
-            config, data, surrogates, only, target, out, cache or out.parent / "cache", threads, steps, limit
-        )
+        train(job, threads=threads, steps=steps)
     except (CheckpointError, DataError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
-
-
-def _train(config, data, surrogates, only, target, out, cache, threads, steps, limit) -> None:
-    import numpy as np
-    import torch
-    from rich.progress import track
-
-    from .batches import take
-    from .data import pack_faces, read_celeba
-    from .data.celeba import ATTRIBUTES, TRAIN, VALIDATION
-    from .loop import Run
-    from .monitor import RunMonitor, fixed_threads
-    from .stages import AttackStage, AttributeStage, ErasureStage, Networks
-    from .stages.publish import Publish
-    from .surrogates import load_cards, load_recognizer, select_white_box
-    from .target import target_embeddings, target_pictures
-
-    fixed_threads(threads)
-    torch.manual_seed(config.seed)
-    size = config.network.image_size
-    packs = {}
-    for name, partition in (("train", TRAIN), ("validation", VALIDATION)):
-        records = read_celeba(data, partition)[:limit]
-        suffix = f"-first{limit}" if limit else ""
-        packs[name] = pack_faces(
-            records,
-            cache / f"{data.name}-{name}-{size}{suffix}",
-            size,
-            progress=lambda batches, name=name: track(batches, f"landmarks, {name}"),
-        )
-
-    recognizers = [load_recognizer(card) for card in select_white_box(load_cards(surrogates), only)]
-    pictures = target_pictures(target)
-    targets = target_embeddings(pictures, recognizers)
-
-    networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
-    for network in networks.items().values():
-        network.to(memory_format=torch.channels_last)
-    publish = Publish(size, masked=config.paste_mask)
-    settings = config.attack_settings
-    stages = [
-        AttributeStage(networks, config.attributes),
-        AttackStage(
-            networks,
-            config.attack,
-            attack=settings,
-            noise=config.noise,
-            surrogates=recognizers,
-            targets=targets,
-            publish=publish,
-        ),
-        ErasureStage(networks, config.erasure, attack=settings, noise=config.noise, publish=publish),
-    ]
-    about = {
-        "preset": config.name,
-        "attributes": list(ATTRIBUTES),
-        "commit": _commit(),
-        "seed": config.seed,
-        "data": data.name,
-        "faces": len(packs["train"]),
-        "surrogates": [recognizer.card.name for recognizer in recognizers],
-        "target": ", ".join(picture.name for picture in pictures),
-    }
-    run = Run(out, config, networks, stages, packs["train"], about)
-    (out / "config.json").write_text(
-        json.dumps({"about": about, "config": dataclasses.asdict(config)}, indent=2) + "\n"
-    )
-    sample = take(packs["validation"], np.arange(min(8, len(packs["validation"]))), np.zeros(8, dtype=bool))
-    with RunMonitor.display() as progress:
-        monitor = RunMonitor(run, sample, publish, progress)
-        try:
-            run.train(monitor, stop_after_steps=steps)
-        finally:
-            monitor.close()
-
-
-def _commit() -> str:
-    """The checkout's commit, or ``unknown`` outside one."""
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

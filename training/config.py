@@ -101,7 +101,7 @@ class RunConfig:
 
     Attributes:
         precision: ``fp32`` or ``bf16`` (autocast of the networks; losses and recognisers stay fp32).
-        ema_decay: of the exponential moving average that is exported; 0 turns it off.
+        ema_decay: of the exponential moving average that is exported; 0 exports the last weights.
         paste_mask: train on the face as it is pasted back, feathered into its surroundings.
     """
 
@@ -178,7 +178,7 @@ COMPACT = RunConfig(
         discriminator_max_channels=256,
     ),
     attributes=StageConfig(
-        epochs=6,
+        epochs=5,
         batch=32,
         learning_rate=5e-4,
         weights={
@@ -190,9 +190,9 @@ COMPACT = RunConfig(
         },
     ),
     attack=StageConfig(
-        epochs=6,
+        epochs=2,
         batch=16,
-        learning_rate=3e-4,
+        learning_rate=5e-4,
         weights={
             "attribute": 1.0,
             "generator": 1.0,
@@ -203,11 +203,11 @@ COMPACT = RunConfig(
             "attribute_real": 1.0,
         },
     ),
-    erasure=StageConfig(epochs=2, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
+    erasure=StageConfig(epochs=1, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
     attack_settings=AttackConfig(
         sigma=15.0,
         epsilon=0.15,
-        inner_lr=1e-2,
+        inner_lr=0.3,
         primaries_per_step=1,
         owner_weight=1.0,
         owner_margin=0.1,

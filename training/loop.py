@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .averaging import averaged
 from .batches import epoch_batches, steps_per_epoch
 from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_checkpoint
 from .config import RunConfig
@@ -50,6 +50,7 @@ class Run:
         stages: in order.
         pack: training faces.
         about: what to remember of the run (commit, data, surrogates, target), JSON-like.
+        first_stage_of: a run whose first stage is over; a new run begins with its networks at the second.
         checkpoint_every_s: seconds between checkpoints.
     """
 
@@ -62,6 +63,7 @@ class Run:
         pack: FacePack,
         about: dict[str, Any],
         *,
+        first_stage_of: Path | None = None,
         checkpoint_every_s: float = 120.0,
     ) -> None:
         self.folder = folder
@@ -73,13 +75,17 @@ class Run:
         self.checkpoint_every_s = checkpoint_every_s
         self.at = Position()
         self.averaged = {
-            name: AveragedModel(
-                network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
-            )
-            for name, network in networks.items().items()
+            name: averaged(network, config.ema_decay) for name, network in networks.items().items()
         }
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._resume_or_begin()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / CHECKPOINT_NAME).exists():
+            self._resume()
+        elif first_stage_of is not None:
+            self._begin_after(first_stage_of)
+        else:
+            self.stages[0].begin()
+            self._begin_stage()
 
     def train(self, monitor: Monitor, *, stop_after_steps: int | None = None) -> None:
         """Trains to the end, or for a number of steps; checkpoints on the way and at the end."""
@@ -100,14 +106,14 @@ class Run:
                     first_step=self.at.step,
                 )
                 for batch in batches:
+                    if self.at.global_step == last:
+                        self.save()
+                        return
                     torch.manual_seed((self.config.seed << 32) + self.at.global_step)
                     figures = self._step(stage, batch)
                     self.at.step += 1
                     self.at.global_step += 1
                     monitor.step(stage, self.at.global_step, figures)
-                    if self.at.global_step == last:
-                        self.save()
-                        return
                     if time.monotonic() - saved_at > self.checkpoint_every_s:
                         self.save()
                         saved_at = time.monotonic()
@@ -170,6 +176,7 @@ class Run:
             self.stages[self.at.stage].begin()
             for name, network in self.networks.items().items():
                 self.averaged[name].module.load_state_dict(network.state_dict())
+                self.averaged[name].n_averaged.zero_()
         self._begin_stage()
 
     def save(self) -> None:
@@ -193,23 +200,32 @@ class Run:
             },
         )
 
-    def _resume_or_begin(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / CHECKPOINT_NAME).exists():
-            self.stages[0].begin()
-            self._begin_stage()
-            return
+    def _begin_after(self, other: Path) -> None:
+        state = load_checkpoint(other)
+        if state["position"]["stage"] < 1:
+            raise CheckpointError(f"{other} has not finished its first stage; let it train on")
+        theirs, ours = state["config"]["network"], dataclasses.asdict(self.config.network)
+        if theirs != ours:
+            raise CheckpointError(f"{other} has networks of another size: {_differences(theirs, ours)}")
+        for name, average in self.averaged.items():
+            average.module.load_state_dict(state["averaged"][name])
+        self.about = {**self.about, "first_stage": {**state["about"], "run": other.name}}
+        self._next_stage()
+
+    def _resume(self) -> None:
         state = load_checkpoint(self.folder)
         if state["config"] != dataclasses.asdict(self.config):
             raise CheckpointError(
                 f"{self.folder} holds a run of another configuration; "
-                f"use another --out, or the same settings: {_differences(state['config'], self.config)}"
+                f"use another --out, or the same settings: "
+                f"{_differences(state['config'], dataclasses.asdict(self.config))}"
             )
         self.at = Position(**state["position"])
         for name, network in self.networks.items().items():
             network.load_state_dict(state["networks"][name])
             self.averaged[name].module.load_state_dict(state["averaged"][name])
             self.averaged[name].n_averaged.fill_(state["n_averaged"][name])
+        self.about = {**state["about"], **self.about}
         self._begin_stage()
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -234,13 +250,13 @@ class _frozen_but:  # noqa: N801 - reads as a verb in its with statement
             module.requires_grad_(True)
 
 
-def _differences(saved: dict[str, Any], config: RunConfig) -> str:
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
     def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         if not isinstance(node, dict):
             return {prefix: node}
         return {k: v for key, child in node.items() for k, v in flatten(child, f"{prefix}.{key}").items()}
 
-    old, new = flatten(saved), flatten(dataclasses.asdict(config))
+    old, new = flatten(saved), flatten(wanted)
     return ", ".join(
         f"{key.lstrip('.')} was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -107,7 +107,7 @@ def load_pack(folder: Path) -> FacePack:
     try:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         names = json.loads((folder / "pack.json").read_text())["names"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{folder} is not a whole pack: {error}; delete it and it is made again") from error
     if len({len(array) for array in arrays.values()} | {len(names)}) != 1:
         raise DataError(f"{folder}: its arrays differ in length; delete it and it is made again")

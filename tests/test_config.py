@@ -1,0 +1,47 @@
+"""Run configurations: overrides and the round trip through a checkpoint."""
+
+import dataclasses
+
+import pytest
+
+from training.config import PRESETS, config_from_dict, override
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_presets_round_trip(preset):
+    assert config_from_dict(dataclasses.asdict(preset)) == preset
+
+
+def test_overrides_reach_every_kind_of_field():
+    config = override(
+        PRESETS["compact"],
+        [
+            "seed=7",
+            "attack.epochs=2",
+            "attack.weights.attack=100",
+            "attack_settings.second_order=false",
+            "noise.jpeg_quality=30,90",
+            "precision=fp32",
+        ],
+    )
+    assert config.seed == 7
+    assert config.attack.epochs == 2
+    assert config.attack.weights["attack"] == 100.0
+    assert config.attack_settings.second_order is False
+    assert config.noise.jpeg_quality == (30.0, 90.0)
+    assert config.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed", "expected FIELD=VALUE"),
+        ("attack.epoch=2", "no field 'attack.epoch'; there are: epochs"),
+        ("attack.weights.attak=2", "no field 'attack.weights.attak'"),
+        ("attack.epochs=many", "attack.epochs: expected a value like"),
+        ("seed.x=1", "no field 'seed.x'"),
+    ],
+)
+def test_bad_overrides_say_what_is_wrong(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        override(PRESETS["compact"], [assignment])

@@ -1,0 +1,118 @@
+"""Recognisers: cards, the ban on held-out models, alignment and gradients."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, save
+from torch import nn
+
+from runtime.geometry import ARCFACE_TEMPLATE, box_transform, crop_template, warp
+from training.surrogates import Recognizer, load_cards, load_recognizer, select_white_box
+from training.surrogates.card import SurrogateError
+from training.target import target_pictures
+
+
+@pytest.fixture
+def cards_file(tmp_path):
+    """Two recognisers whose network is the mean colour: ``(N, 3, H, W) -> (N, 3)``."""
+    face = helper.make_tensor_value_info("face", TensorProto.FLOAT, ["n", 3, 28, 28])
+    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 3])
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["face"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["embedding"], axis=1),
+    ]
+    graph = helper.make_graph(nodes, "mean", [face], [embedding])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "mean.onnx")
+    entry = {"size": [28, 28], "box": [0, 0, 112, 112], "threshold": {"0.01": 0.2}, "file": "mean.onnx"}
+    models = {"open": {**entry, "role": "white-box"}, "held_out": {**entry, "role": "black-box"}}
+    (tmp_path / "cards.json").write_text(json.dumps({"models": models}))
+    return tmp_path / "cards.json"
+
+
+def test_cards_are_read_and_white_boxes_chosen(cards_file):
+    cards = load_cards(cards_file)
+    assert cards["open"].thresholds == {"0.01": 0.2}
+    assert [card.name for card in select_white_box(cards, None)] == ["open"]
+    assert load_cards(cards_file.parent) == cards
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["held_out"], "'held_out' is black-box: it is held out"),
+        (["no"], "no card for 'no'; there are: open"),
+    ],
+)
+def test_held_out_and_unknown_recognisers_cannot_be_trained_against(cards_file, names, message):
+    with pytest.raises(SurrogateError, match=message):
+        select_white_box(load_cards(cards_file), names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"role": "grey-box"}, "role white-box or black-box"), ({"size": 3}, "the card of 'open' is malformed")],
+)
+def test_a_malformed_card_is_named(cards_file, change, message):
+    raw = json.loads(cards_file.read_text())
+    raw["models"]["open"].update(change)
+    cards_file.write_text(json.dumps(raw))
+    with pytest.raises(SurrogateError, match=message):
+        load_cards(cards_file)
+
+
+def test_an_onnx_recogniser_is_differentiable_and_stays_frozen(cards_file):
+    recognizer = load_recognizer(load_cards(cards_file)["open"])
+    face = torch.rand(2, 3, 64, 64).requires_grad_()
+    landmarks = torch.from_numpy(crop_template(64)).expand(2, 5, 2)
+    embedding = recognizer.train()(face, recognizer.sampling_grid(landmarks, 64))
+    assert not recognizer.network.training
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2))
+    embedding[:, 0].sum().backward()
+    assert face.grad.abs().sum() > 0
+
+
+def test_a_missing_network_is_an_error(cards_file):
+    card = load_cards(cards_file)["open"]
+    card.path.unlink()
+    with pytest.raises(SurrogateError, match="open: cannot read"):
+        load_recognizer(card)
+
+
+class Identity(nn.Module):
+    """Keeps what it sees, flat."""
+
+    def forward(self, face):
+        self.seen = face
+        return face.flatten(1)
+
+
+def test_the_differentiable_warp_is_the_one_of_the_runtime(cards_file):
+    """The grid samples where ``runtime.geometry.warp`` does: same picture, landmarks on the template."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    crop = np.kron(coarse, np.ones((8, 8, 1), dtype=np.uint8))
+    landmarks = crop_template(64) + rng.normal(0, 0.5, (5, 2))
+    card = load_cards(cards_file)["open"]
+    network = Identity()
+    recognizer = Recognizer(card, network)
+    face = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 127.5 - 1
+    recognizer(face, recognizer.sampling_grid(torch.from_numpy(landmarks)[None], 64))
+    seen = network.seen[0].permute(1, 2, 0).numpy() * 255
+    expected = warp(crop.astype(np.float32), box_transform(landmarks, card.box, card.size_hw), card.size_hw)
+    # OpenCV interpolates with weights rounded to 1/32 of a pixel.
+    assert np.abs(seen - expected).mean() < 1.5
+
+
+def test_the_template_is_hit(cards_file):
+    card = load_cards(cards_file)["open"]
+    landmarks = ARCFACE_TEMPLATE * 2 + 7
+    matrix = box_transform(landmarks, card.box, card.size_hw)
+    mapped = landmarks @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(mapped, (ARCFACE_TEMPLATE + 0.5) / 4 - 0.5, atol=1e-9)
+
+
+def test_a_target_without_pictures_is_an_error(tmp_path):
+    with pytest.raises(Exception, match="no picture of the target"):
+        target_pictures(tmp_path)

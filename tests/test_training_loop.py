@@ -1,0 +1,273 @@
+"""The loop on tiny networks: what each stage trains, and resuming, which must change nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.checkpoint import CheckpointError, load_checkpoint, load_networks
+from training.config import AttackConfig, NetworkConfig, RunConfig, StageConfig
+from training.data import FacePack
+from training.loop import Run
+from training.noise_pool import NoisePool
+from training.stages import AttackStage, AttributeStage, ErasureStage, Networks
+from training.stages.publish import Publish, edited_attributes
+from training.surrogates import Recognizer, RecognizerCard
+
+SIZE = 32
+N = 8
+
+CONFIG = RunConfig(
+    name="tiny",
+    network=NetworkConfig(
+        image_size=SIZE,
+        width=4,
+        depth=3,
+        shortcut_layers=1,
+        inject_layers=1,
+        discriminator_width=4,
+        discriminator_depth=3,
+        discriminator_hidden=8,
+        discriminator_max_channels=8,
+        n_attributes=3,
+    ),
+    attributes=StageConfig(
+        epochs=1,
+        batch=4,
+        learning_rate=1e-3,
+        weights={
+            "reconstruction": 150.0,
+            "attribute": 10.0,
+            "generator": 1.0,
+            "discriminator": 1.0,
+            "attribute_real": 1.0,
+        },
+    ),
+    attack=StageConfig(
+        epochs=2,
+        batch=4,
+        learning_rate=1e-3,
+        weights={
+            "attack": 200.0,
+            "erasure": 1.0,
+            "perturbation": 1.0,
+            "attribute": 1.0,
+            "generator": 1.0,
+            "discriminator": 1.0,
+            "attribute_real": 1.0,
+        },
+    ),
+    erasure=StageConfig(epochs=1, batch=4, learning_rate=1e-3, weights={"erasure": 1.0}),
+    attack_settings=AttackConfig(
+        sigma=1.0, epsilon=0.0, inner_lr=0.1, primaries_per_step=1, owner_weight=0.5
+    ),
+    noise=NoisePool(resize_factor=0.5),
+    ema_decay=0.9,
+)
+STEPS = 2 + 2 * 2 + 2
+
+
+class Silent:
+    """A monitor that keeps the figures."""
+
+    def __init__(self):
+        self.figures = []
+
+    def begin(self, stage, total_steps, done_steps): ...
+
+    def step(self, stage, global_step, figures):
+        self.figures.append((stage.name, figures))
+
+    def epoch(self, stage, epoch, global_step, figures): ...
+
+
+def tiny_pack() -> FacePack:
+    rng = np.random.default_rng(0)
+    landmarks = np.array([[12, 13], [20, 13], [16, 18], [13, 23], [19, 23]], dtype=np.float32)
+    return FacePack(
+        crops=rng.integers(0, 256, (N, SIZE, SIZE, 3), dtype=np.uint8),
+        landmarks=landmarks + rng.normal(0, 0.3, (N, 5, 2)).astype(np.float32),
+        attributes=rng.integers(0, 2, (N, 3)).astype(np.uint8),
+        identities=np.arange(N),
+        names=tuple(f"{i}.png" for i in range(N)),
+    )
+
+
+def tiny_recognizer(seed: int) -> Recognizer:
+    torch.manual_seed(100 + seed)
+    network = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(6))
+    network(torch.zeros(1, 3, 28, 28))
+    card = RecognizerCard(
+        name=f"r{seed}",
+        path=None,
+        role="white-box",
+        size_hw=(28, 28),
+        box=(0, 0, 112, 112),
+        thresholds={},
+    )
+    return Recognizer(card, network)
+
+
+def tiny_run(folder, config=CONFIG, **options) -> Run:
+    torch.manual_seed(config.seed)
+    networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
+    recognizers = [tiny_recognizer(i) for i in range(3)]
+    targets = [nn.functional.normalize(torch.ones(6), dim=0) for _ in recognizers]
+    publish = Publish(SIZE, masked=config.paste_mask)
+    attack = config.attack_settings
+    stages = [
+        AttributeStage(networks, config.attributes),
+        AttackStage(
+            networks,
+            config.attack,
+            attack=attack,
+            noise=config.noise,
+            surrogates=recognizers,
+            targets=targets,
+            publish=publish,
+        ),
+        ErasureStage(networks, config.erasure, attack=attack, noise=config.noise, publish=publish),
+    ]
+    return Run(folder, config, networks, stages, tiny_pack(), {"attributes": ["a", "b", "c"]}, **options)
+
+
+def weights_of(folder) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(folder)
+    return {
+        f"{kind}.{network}.{name}": tensor
+        for kind in ("networks", "averaged")
+        for network, tensors in state[kind].items()
+        for name, tensor in tensors.items()
+    }
+
+
+def test_a_killed_run_continued_equals_an_uninterrupted_one(tmp_path):
+    tiny_run(tmp_path / "whole").train(Silent())
+    for _ in range(STEPS):  # killed after every single step
+        tiny_run(tmp_path / "killed").train(Silent(), stop_after_steps=1)
+    tiny_run(tmp_path / "killed").train(Silent())
+    whole, killed = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(killed[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_every_stage_trains_its_own_networks_and_freezes_the_others(tmp_path):
+    trained = {
+        "attributes": ("generator.encoder", "generator.decoder", "discriminator."),
+        "attack": ("generator.perturbation_encoder", "restorer.", "discriminator."),
+        "erasure": ("restorer.",),
+    }
+    run = tiny_run(tmp_path)
+
+    def parameters() -> dict[str, torch.Tensor]:
+        return {
+            f"{name}.{key}": parameter.detach().clone()
+            for name, network in run.networks.items().items()
+            for key, parameter in network.named_parameters()
+        }
+
+    for stage, steps in zip(run.stages, (2, 4, 2), strict=True):
+        before = parameters()
+        run.train(Silent(), stop_after_steps=steps - 1)
+        assert run.stages[run.at.stage] is stage
+        after = parameters()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert all(name.startswith(trained[stage.name]) for name in changed), stage.name
+        for prefix in trained[stage.name]:
+            assert any(name.startswith(prefix) for name in changed), (stage.name, prefix)
+        run.train(Silent(), stop_after_steps=1)  # enters the next stage
+
+
+def test_losses_are_logged_unweighted(tmp_path):
+    monitor = Silent()
+    tiny_run(tmp_path).train(monitor)
+    attack = [figures for stage, figures in monitor.figures if stage == "attack"]
+    assert {"attack", "erasure", "perturbation", "primary_r0", "primary_r2", "auxiliary"} <= attack[0].keys()
+    weights = CONFIG.attack.weights
+    names = ("attack", "erasure", "perturbation", "attribute", "generator")
+    total = sum(weights[name] * attack[0][name] for name in names)
+    assert attack[0]["total_protector"] == pytest.approx(total, rel=1e-4)
+
+
+def test_the_averaged_networks_are_what_is_loaded(tmp_path):
+    tiny_run(tmp_path).train(Silent())
+    config, generator, restorer, discriminator, about = load_networks(tmp_path)
+    assert config == CONFIG
+    assert about["stage"] == "done"
+    assert about["steps"] == STEPS
+    saved = load_checkpoint(tmp_path)["averaged"]
+    for name, network in (("generator", generator), ("restorer", restorer), ("discriminator", discriminator)):
+        assert not network.training
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(tensor, saved[name][key])
+
+
+def test_another_configuration_does_not_resume(tmp_path):
+    tiny_run(tmp_path).train(Silent(), stop_after_steps=1)
+    other = dataclasses.replace(CONFIG, seed=1)
+    with pytest.raises(CheckpointError, match=r"another configuration.*seed was 0, is 1"):
+        tiny_run(tmp_path, other)
+
+
+def test_a_run_may_begin_with_the_first_stage_of_another(tmp_path):
+    first = tiny_run(tmp_path / "first")
+    first.train(Silent(), stop_after_steps=2)
+    trained = load_checkpoint(tmp_path / "first")["averaged"]["generator"]
+    faster = dataclasses.replace(CONFIG, attack=dataclasses.replace(CONFIG.attack, epochs=1))
+    run = tiny_run(tmp_path / "second", faster, first_stage_of=tmp_path / "first")
+    assert run.stages[run.at.stage].name == "attack"
+    assert torch.equal(
+        run.networks.generator.encoder.layers[0][0].weight, trained["encoder.layers.0.0.weight"]
+    )
+    assert run.about["first_stage"]["run"] == "first"
+    run.train(Silent())
+    assert load_checkpoint(tmp_path / "second")["about"]["first_stage"]["steps"] == 2
+
+
+def test_a_first_stage_must_be_over_and_of_the_same_size(tmp_path):
+    tiny_run(tmp_path / "first").train(Silent(), stop_after_steps=1)
+    with pytest.raises(CheckpointError, match="has not finished its first stage"):
+        tiny_run(tmp_path / "second", first_stage_of=tmp_path / "first")
+    tiny_run(tmp_path / "first").train(Silent(), stop_after_steps=1)
+    wider = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, width=8))
+    with pytest.raises(CheckpointError, match="another size: width was 4, is 8"):
+        tiny_run(tmp_path / "second", wider, first_stage_of=tmp_path / "first")
+
+
+def test_a_missing_or_damaged_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_networks(tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_networks(tmp_path)
+
+
+def test_a_loss_without_a_weight_is_an_error(tmp_path):
+    weights = {**CONFIG.attributes.weights}
+    del weights["attribute_real"]
+    config = dataclasses.replace(CONFIG, attributes=dataclasses.replace(CONFIG.attributes, weights=weights))
+    with pytest.raises(ValueError, match="no weight for the losses attribute_real"):
+        tiny_run(tmp_path, config).train(Silent())
+
+
+def test_surrogates_take_turns(tmp_path):
+    stage = tiny_run(tmp_path).stages[1]
+    assert [stage.primaries(step) for step in range(4)] == [[0], [1], [2], [0]]
+
+
+def test_published_face_changes_only_under_the_mask():
+    source = torch.zeros(1, 3, SIZE, SIZE)
+    published = Publish(SIZE, masked=True)(source, torch.ones_like(source))
+    assert published[0, :, 0].abs().max() == 0
+    assert published[0, :, SIZE // 2, SIZE // 2].min() == 1
+    assert torch.equal(Publish(SIZE, masked=False)(source, torch.ones_like(source)), torch.ones_like(source))
+
+
+def test_edited_attributes_keep_ones_own_or_take_anothers():
+    attributes = torch.eye(6)
+    assert torch.equal(edited_attributes(attributes, 0.0), attributes)
+    edited = edited_attributes(attributes, 1.0)
+    assert torch.equal(edited.sum(0), torch.ones(6))

@@ -1,0 +1,164 @@
+"""From a job to a trained run: data, recognisers, target, networks and stages, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from .batches import take
+from .config import RunConfig
+from .data import FacePack, pack_faces, read_celeba
+from .data.celeba import ATTRIBUTES, TRAIN, VALIDATION
+from .loop import Run
+from .monitor import RunMonitor, fixed_threads
+from .stages import AttackStage, AttributeStage, ErasureStage, Networks, Stage
+from .stages.publish import Publish
+from .surrogates import Recognizer, load_cards, load_recognizer, select_white_box
+from .target import target_embeddings, target_pictures
+
+SAMPLES = 8  # faces in a sample grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train, on what, and where.
+
+    Attributes:
+        data: folder in CelebA's layout.
+        surrogates: cards file of the recognisers.
+        only: names of the surrogates; empty for every white-box one.
+        target: picture, or folder of pictures, of the target identity.
+        target_text: description of the target for the bundle's users; None for its file names.
+        out: the run's folder.
+        cache: where prepared faces are kept.
+        first_stage_of: a run whose first stage this one takes over.
+        limit: use only the first so many pictures of each partition.
+    """
+
+    config: RunConfig
+    data: Path
+    surrogates: Path
+    only: Sequence[str]
+    target: Path
+    target_text: str | None
+    out: Path
+    cache: Path
+    first_stage_of: Path | None
+    limit: int | None
+
+
+def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> None:
+    """Trains a job to its end, or for ``steps`` steps; resumes the run in ``job.out`` if there is one.
+
+    Raises:
+        CheckpointError: the run's folder holds another configuration or a damaged checkpoint.
+        DataError: the data set or the target cannot be used.
+        SurrogateError: a recogniser cannot be used.
+    """
+    fixed_threads(threads)
+    config = job.config
+    torch.manual_seed(config.seed)
+    faces = _faces(job, "train", TRAIN)
+    validation = _faces(job, "validation", VALIDATION)
+    recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
+    pictures = target_pictures(job.target)
+    publish = Publish(config.network.image_size, masked=config.paste_mask)
+    networks = _networks(config)
+    run = Run(
+        job.out,
+        config,
+        networks,
+        _stages(config, networks, recognizers, target_embeddings(pictures, recognizers), publish),
+        faces,
+        about := {
+            "preset": config.name,
+            "attributes": list(ATTRIBUTES),
+            "commit": _commit(),
+            "seed": config.seed,
+            "data": job.data.name,
+            "faces": len(faces),
+            "surrogates": [recognizer.card.name for recognizer in recognizers],
+            "target": job.target_text or ", ".join(picture.name for picture in pictures),
+            "target_files": [picture.name for picture in pictures],
+        },
+        first_stage_of=job.first_stage_of,
+    )
+    _write_config(job.out, config, about)
+    count = min(SAMPLES, len(validation))
+    sample = take(validation, np.arange(count), np.zeros(count, dtype=bool))
+    with RunMonitor.display() as progress:
+        monitor = RunMonitor(run, sample, publish, progress)
+        try:
+            run.train(monitor, stop_after_steps=steps)
+        finally:
+            monitor.close()
+
+
+def _faces(job: Job, name: str, partition: int) -> FacePack:
+    size_px = job.config.network.image_size
+    suffix = f"-first{job.limit}" if job.limit else ""
+    return pack_faces(
+        read_celeba(job.data, partition)[: job.limit],
+        job.cache / f"{job.data.name}-{name}-{size_px}{suffix}",
+        size_px,
+        progress=lambda batches: track(batches, f"landmarks, {name}"),
+    )
+
+
+def _networks(config: RunConfig) -> Networks:
+    networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
+    for network in networks.items().values():
+        network.to(memory_format=torch.channels_last)
+    return networks
+
+
+def _stages(
+    config: RunConfig,
+    networks: Networks,
+    recognizers: Sequence[Recognizer],
+    targets: Sequence[Tensor],
+    publish: Publish,
+) -> list[Stage]:
+    attack = config.attack_settings
+    return [
+        AttributeStage(networks, config.attributes),
+        AttackStage(
+            networks,
+            config.attack,
+            attack=attack,
+            noise=config.noise,
+            surrogates=recognizers,
+            targets=targets,
+            publish=publish,
+        ),
+        ErasureStage(networks, config.erasure, attack=attack, noise=config.noise, publish=publish),
+    ]
+
+
+def _write_config(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
+    text = json.dumps({"about": about, "config": dataclasses.asdict(config)}, indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _commit() -> str:
+    """The checkout's commit, or ``unknown`` outside one."""
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
