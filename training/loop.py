@@ -124,6 +124,15 @@ class Run:
             self._next_stage()
             self.save()
 
+    def averaged_copy(self) -> Networks:
+        """The averaged networks as they would be exported, in evaluation mode."""
+        config = self.config.network
+        networks = Networks(config.generator(), config.restorer(), config.discriminator())
+        for name, network in networks.items().items():
+            network.load_state_dict(self.averaged[name].module.state_dict())
+            network.eval()
+        return networks
+
     def _step(self, stage: Stage, batch: Any) -> dict[str, float]:
         """One step: a shared forward pass, then each player lowers its own losses."""
         figures: dict[str, float] = {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .batches import Batch
@@ -25,7 +27,9 @@ class RunMonitor:
         progress: a started rich progress display.
     """
 
-    def __init__(self, run: Run, sample: Batch, publish, progress: Progress) -> None:
+    def __init__(
+        self, run: Run, sample: Batch, publish: Callable[[Tensor, Tensor], Tensor], progress: Progress
+    ) -> None:
         self.run = run
         self.sample = sample
         self.publish = publish
@@ -62,19 +66,9 @@ class RunMonitor:
     def epoch(self, stage: Stage, epoch: int, global_step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self.writer.add_scalar(f"{stage.name}/{name}", value, global_step)
-        averaged = {name: model.module for name, model in self.run.averaged.items()}
-        modes = {name: model.training for name, model in averaged.items()}
-        for model in averaged.values():
-            model.eval()
         grid = sample_grid(
-            averaged["generator"],
-            averaged["restorer"],
-            self.sample,
-            self.run.config.attack_settings,
-            self.publish,
+            self.run.averaged_copy(), self.sample, self.run.config.attack_settings, self.publish
         )
-        for name, model in averaged.items():
-            model.train(modes[name])
         write_grid(grid, self.run.folder / "samples" / f"{stage.name}-{epoch:03d}.png")
         self.writer.add_image(f"{stage.name}/samples", grid, global_step)
         self.writer.flush()

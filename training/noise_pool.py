@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,6 +36,8 @@ class NoisePool:
 
     def jpeg(self, face: Tensor) -> Tensor:
         """JPEG with a differentiable rounding (kornia)."""
+        from kornia.enhance import jpeg_codec_differentiable  # heavy, and only training needs it
+
         low, high = self.jpeg_quality
         quality = low + (high - low) * torch.rand(len(face), device=face.device)
         unit = ((face.float() + 1) / 2).clamp(0, 1)

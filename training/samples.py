@@ -11,24 +11,29 @@ from torchvision.utils import make_grid, save_image
 
 from .batches import Batch
 from .config import AttackConfig
-from .networks import Generator, Restorer
+from .stages import Networks
 
 DIFFERENCE_GAIN = 5.0
 
 
 @torch.no_grad()
 def sample_grid(
-    generator: Generator,
-    restorer: Restorer,
+    networks: Networks,
     batch: Batch,
     attack: AttackConfig,
     publish: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Columns of source, edited, protected, restored and the difference times ``DIFFERENCE_GAIN``.
+    """Rows of source, edited, protected, restored and the difference times ``DIFFERENCE_GAIN``.
+
+    Args:
+        networks: in evaluation mode.
+        batch: faces that are not trained on.
+        publish: how a face is pasted back.
 
     Returns:
-        ``(3, H, W)`` in [0, 1]: a row for each of the five, a column for each face.
+        ``(3, H, W)`` in [0, 1], a column for each face.
     """
+    generator, restorer = networks.generator, networks.restorer
     edited = generator.edit(batch.face, batch.attributes.roll(1, 0))
     protected = publish(
         batch.face, generator(batch.face, batch.attributes, attack.strength, attack.injection)

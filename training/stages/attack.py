@@ -22,7 +22,7 @@ from ..losses import (
     perturbation_loss,
     surrogate_weights,
 )
-from ..meta_attack import AttackLosses, meta_auxiliary_attack
+from ..meta_attack import AttackLosses, Parameters, meta_auxiliary_attack
 from ..networks.generator import CleanBranch
 from ..noise_pool import NoisePool
 from ..surrogates import Recognizer
@@ -77,7 +77,7 @@ class AttackStage:
         self.history: list[list[float]] = []  # mean loss of each surrogate, a row an epoch
         self._sums = torch.zeros(len(self.surrogates))
         self._steps = 0
-        self.players = (
+        self.players: tuple[Player, ...] = (
             Player("discriminator", (networks.discriminator,), self._discriminator_losses),
             Player("protector", (networks.generator.perturbation_encoder, networks.restorer), self._losses),
         )
@@ -132,9 +132,7 @@ class AttackStage:
             batch, attributes, clean.face.float(), attack.protected.float(), published, restored, attack
         )
 
-    def _protect(
-        self, theta: dict[str, Tensor], batch: Batch, clean: CleanBranch, attributes: Tensor
-    ) -> Tensor:
+    def _protect(self, theta: Parameters, batch: Batch, clean: CleanBranch, attributes: Tensor) -> Tensor:
         generator = self.networks.generator
         perturbed = functional_call(generator.perturbation_encoder, dict(theta), (batch.face,))
         return generator.perturb(

@@ -31,7 +31,7 @@ class AttributeStage:
         self.networks = networks
         self.config = config
         generator = networks.generator
-        self.players = (
+        self.players: tuple[Player, ...] = (
             Player("discriminator", (networks.discriminator,), self._discriminator_losses),
             Player("generator", (generator.encoder, generator.decoder), self._generator_losses),
         )

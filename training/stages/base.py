@@ -48,6 +48,7 @@ class Stage(Protocol):
 
     name: str
     config: StageConfig
+
     players: tuple[Player, ...]
 
     def begin(self) -> None:

@@ -42,7 +42,7 @@ class ErasureStage:
         self.attack = attack
         self.noise = noise
         self.publish = publish
-        self.players = (Player("restorer", (networks.restorer,), self._losses),)
+        self.players: tuple[Player, ...] = (Player("restorer", (networks.restorer,), self._losses),)
 
     def begin(self) -> None:
         """Goes on with stage 2's restorer."""

@@ -51,15 +51,20 @@ def load_cards(path: Path) -> dict[str, RecognizerCard]:
                 path=path.parent / entry.get("file", f"{name}.onnx"),
                 role=entry["role"],
                 size_hw=(int(entry["size"][0]), int(entry["size"][1])),
-                box=tuple(float(edge) for edge in entry["box"]),
+                box=_box(entry["box"]),
                 thresholds={far: float(value) for far, value in entry["threshold"].items()},
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise SurrogateError(f"{path}: the card of {name!r} is malformed: {error!r}") from error
-        if card.role not in ("white-box", "black-box") or len(card.box) != 4:
-            raise SurrogateError(f"{path}: {name!r} needs a role white-box or black-box and a box of 4")
+        if card.role not in ("white-box", "black-box"):
+            raise SurrogateError(f"{path}: {name!r} needs a role white-box or black-box, found {card.role!r}")
         cards[name] = card
     return cards
+
+
+def _box(edges: Sequence[float]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = map(float, edges)
+    return x0, y0, x1, y1
 
 
 def select_white_box(
