@@ -1,0 +1,98 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from ..errors import BackendError
+from .base import Tensors
+
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class OrtBackend:
+    """A network in ONNX Runtime.
+
+    Args:
+        model: the bytes of an ONNX file.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``. Single nodes that a GPU provider cannot run go to the
+            next one in ``PROVIDERS``; the provider itself is never exchanged for another.
+        threads: CPU threads inside one operation, ``None`` for ONNX Runtime's own choice.
+
+    Raises:
+        BackendError: the provider is unknown or not available, or the model cannot be loaded.
+    """
+
+    def __init__(self, model: bytes, *, provider: str = "cpu", threads: int | None = None) -> None:
+        if provider not in PROVIDERS:
+            raise BackendError(f"unknown provider {provider!r}; known: {', '.join(PROVIDERS)}")
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise BackendError(
+                "ONNX Runtime is not installed; run: pip install onnxruntime, or for an NVIDIA GPU: "
+                "pip install 'erasablemask[gpu]'"
+            ) from error
+        ort.disable_telemetry_events()
+        asked, available = PROVIDERS[provider], ort.get_available_providers()
+        if asked[0] not in available:
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} has no {asked[0]} (it has: {', '.join(available)}); run: "
+                "pip uninstall onnxruntime && pip install 'erasablemask[gpu]'"
+            )
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3  # errors: they also arrive as exceptions, warnings concern nobody
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = ort.InferenceSession(model, options, providers=[p for p in asked if p in available])
+        except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+            raise BackendError(f"ONNX Runtime cannot load the network: {error}") from error
+        if (found := session.get_providers()[0]) != asked[0]:
+            raise BackendError(
+                f"asked for {asked[0]}, ONNX Runtime gave {found}: its libraries could not be loaded; "
+                "check the CUDA and cuDNN installation, or use the provider cpu"
+            )
+        self.name = f"ort-{provider}"
+        self._session: Any = session
+        self._inputs = frozenset(spec.name for spec in session.get_inputs())
+        self._outputs = tuple(spec.name for spec in session.get_outputs())
+        logger.debug("loaded a network on %s", asked[0])
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray]:
+        """See ``Backend.run``."""
+        if self._session is None:
+            raise BackendError("the network is closed; open it again")
+        if inputs.keys() != self._inputs:
+            raise BackendError(
+                f"the network's inputs are {', '.join(sorted(self._inputs))}; "
+                f"found {', '.join(sorted(inputs)) or 'none'}"
+            )
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except Exception as error:  # as above
+            raise BackendError(f"the network failed on {self.name}: {error}") from error
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def close(self) -> None:
+        """See ``Backend.close``."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,105 @@
+"""Runs one piece of work over many pictures and reports what happened to each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ErasableMaskError
+from ._files import Job, with_progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..results import EraseResult, ProtectResult
+
+    Work = Callable[[NDArray[np.uint8]], ProtectResult | EraseResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """How results are written, see ``runtime.pictures.write_picture``."""
+
+    exif: Any
+    overwrite: bool
+    replace_input: bool
+
+
+def run_batch(
+    jobs: Sequence[Job],
+    work: Work,
+    options: WriteOptions,
+    *,
+    verb: str,
+    as_json: bool,
+    extra: Mapping[str, Any],
+) -> None:
+    """Attempts every picture; a failed one leaves no output file and does not stop the others.
+
+    Args:
+        jobs: what to read and write.
+        work: from a picture's pixels to its result.
+        options: how to write.
+        verb: the past participle for the report, such as ``protected``.
+        as_json: print the report as JSON on stdout instead of lines.
+        extra: further fields of the JSON report.
+
+    Raises:
+        click.exceptions.Exit: code 1, a picture failed.
+    """
+    entries = []
+    for job in with_progress(jobs, verb.capitalize()):
+        entry: dict[str, Any] = {
+            "input": str(job.source),
+            "output": str(job.target),
+            "faces": [],
+            "error": None,
+        }
+        try:
+            entry["faces"] = _run_one(job, work, options)
+        except ErasableMaskError as error:
+            entry |= {"output": None, "error": str(error)}
+        entries.append(entry)
+        if entry["error"] is None and not as_json:
+            count = len(entry["faces"])
+            click.echo(f"{job.target}: {count} face{'s' if count != 1 else ''} {verb}")
+    failed = [entry for entry in entries if entry["error"] is not None]
+    if as_json:
+        click.echo(json.dumps({**extra, "pictures": entries}, indent=2))
+    for entry in failed:
+        # Most errors name the file already.
+        named = entry["input"] in entry["error"] or len(jobs) == 1
+        click.echo(
+            f"Error: {entry['error']}" if named else f"Error: {entry['input']}: {entry['error']}", err=True
+        )
+    if failed:
+        if len(jobs) > 1:
+            click.echo(
+                f"{len(failed)} of {len(jobs)} pictures failed; nothing was written for them", err=True
+            )
+        raise click.exceptions.Exit(1)
+
+
+def _run_one(job: Job, work: Work, options: WriteOptions) -> list[dict[str, Any]]:
+    from ..pictures import check_output, make_folder, read_picture, write_picture
+
+    check_output(
+        job.target, source=job.source, overwrite=options.overwrite, replace_input=options.replace_input
+    )
+    picture = read_picture(job.source)
+    result = work(picture.pixels)
+    make_folder(job.target.parent)
+    write_picture(
+        picture,
+        result.pixels,
+        job.target,
+        exif=options.exif,
+        overwrite=options.overwrite,
+        replace_input=options.replace_input,
+    )
+    return [face.to_dict() for face in result.faces]

@@ -1,0 +1,69 @@
+"""``erasablemask erase``: protected photos in, restored photos out, for who holds the secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ._batch import WriteOptions, run_batch
+from ._files import picture_options, plan_jobs
+from ._secrets import secret_from, secret_options
+
+
+@click.command(
+    epilog="""\b
+    Example:
+      erasablemask erase protected.jpg -o restored.jpg --key-file authority.key"""
+)
+@picture_options
+@secret_options
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: the shipped bundle]"
+)
+def command(
+    inputs: tuple[Path, ...],
+    output: Path,
+    bundle: Path | None,
+    key_file: Path | None,
+    ask: bool,
+    provider: str,
+    min_face: int | None,
+    threads: int | None,
+    overwrite: bool,
+    replace_input: bool,
+    exif: str,
+    as_json: bool,
+) -> None:
+    """Erase the protection, as the trusted authority.
+
+    IN are protected pictures as they were published, or folders of them. The authority's bundle holds the
+    restorer, sealed with the secret; it is opened in memory only.
+    """
+    jobs = plan_jobs(inputs, output)
+    secret = secret_from(key_file, ask)
+
+    from ..authority import unseal_model
+    from ..detection import FaceDetector
+    from ..manifest import open_bundle
+    from ..pipeline import Eraser
+    from ..shipped import default_bundle
+
+    opened = open_bundle(bundle or default_bundle("authority"))
+    restore_model = unseal_model(opened, secret)
+    if opened.manifest.demo:
+        click.echo(
+            "Warning: the secret of this demo bundle is public: anybody can erase what it protects. "
+            "Train and seal your own bundle for real use.",
+            err=True,
+        )
+    detector = FaceDetector.from_bundle(opened, threads=threads, min_face_px=min_face)
+    with Eraser(opened, restore_model, provider=provider, threads=threads, detector=detector) as eraser:
+        run_batch(
+            jobs,
+            eraser.erase,
+            WriteOptions(exif=exif, overwrite=overwrite, replace_input=replace_input),
+            verb="restored",
+            as_json=as_json,
+            extra={"bundle": opened.manifest.name, "demo": opened.manifest.demo},
+        )

@@ -1,0 +1,112 @@
+"""The backends keep their contract and say what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from runtime.backends import Backend, create_backend
+from runtime.backends.fake import FakeBackend
+from runtime.errors import BackendError
+
+from .conftest import onnx_bytes
+
+VECTOR = (TensorProto.FLOAT, ["n", 2])
+
+
+@pytest.fixture
+def add_and_subtract() -> bytes:
+    """Two inputs, two outputs: ``sum = a + b``, ``difference = a - b``."""
+    return onnx_bytes(
+        [
+            helper.make_node("Add", ["a", "b"], ["sum"]),
+            helper.make_node("Sub", ["a", "b"], ["difference"]),
+        ],
+        {"a": VECTOR, "b": VECTOR},
+        {"sum": VECTOR, "difference": VECTOR},
+        {},
+    )
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_ort_runs_named_tensors(add_and_subtract: bytes, count: int) -> None:
+    a, b = np.full((count, 2), 5, np.float32), np.full((count, 2), 3, np.float32)
+    with create_backend("ort", add_and_subtract, provider="cpu", threads=1) as backend:
+        assert isinstance(backend, Backend)
+        assert backend.name == "ort-cpu"
+        outputs = backend.run({"b": b, "a": a})
+    assert outputs.keys() == {"sum", "difference"}
+    assert (outputs["sum"] == 8).all()
+    assert (outputs["difference"] == 2).all()
+
+
+def test_ort_names_wrong_inputs(add_and_subtract: bytes) -> None:
+    one = np.ones((1, 2), np.float32)
+    with create_backend("ort", add_and_subtract) as backend:
+        with pytest.raises(BackendError, match=r"inputs are a, b; found a, c"):
+            backend.run({"a": one, "c": one})
+        with pytest.raises(BackendError, match=r"inputs are a, b; found none"):
+            backend.run({})
+        with pytest.raises(BackendError, match="the network failed on ort-cpu"):
+            backend.run({"a": one, "b": np.ones((1, 3), np.float32)})
+
+
+def test_ort_is_closed_after_its_context(add_and_subtract: bytes) -> None:
+    one = np.ones((1, 2), np.float32)
+    with create_backend("ort", add_and_subtract) as backend:
+        pass
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.run({"a": one, "b": one})
+
+
+def test_ort_refuses_a_broken_model() -> None:
+    with pytest.raises(BackendError, match="cannot load the network"):
+        create_backend("ort", b"no model")
+
+
+def test_an_absent_provider_is_an_error_and_not_the_cpu(
+    add_and_subtract: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for provider, name in (("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")):
+        with pytest.raises(BackendError, match=rf"has no {name} .*pip install 'erasablemask\[gpu\]'"):
+            create_backend("ort", add_and_subtract, provider=provider)
+
+
+def test_a_provider_that_falls_back_is_an_error(
+    add_and_subtract: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime lists CUDA, but gives the CPU when CUDA's libraries are missing."""
+
+    class CpuSession:
+        def __init__(self, *_: object, **__: object) -> None:
+            """Takes whatever a session takes."""
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", CpuSession)
+    with pytest.raises(BackendError, match="asked for CUDAExecutionProvider, ONNX Runtime gave CPU"):
+        create_backend("ort", add_and_subtract, provider="cuda")
+
+
+def test_unknown_names_are_listed(add_and_subtract: bytes) -> None:
+    with pytest.raises(BackendError, match="unknown backend 'nothing'; known: ort"):
+        create_backend("nothing", add_and_subtract)
+    with pytest.raises(BackendError, match="unknown provider 'tpu'; known: cpu, cuda, tensorrt"):
+        create_backend("ort", add_and_subtract, provider="tpu")
+
+
+def test_fake_answers_and_remembers() -> None:
+    with FakeBackend(lambda inputs: {"y": inputs["x"] + 1}) as backend:
+        assert isinstance(backend, Backend)
+        assert backend.run({"x": np.array([1])})["y"] == 2
+        assert [call.keys() for call in backend.calls] == [{"x"}]
+    with pytest.raises(BackendError, match="closed"):
+        backend.run({})
