@@ -1,0 +1,104 @@
+"""``python -m export.build``: from a training run to the public and the authority's bundle."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runtime.errors import ErasableMaskError, MissingExtraError
+
+if TYPE_CHECKING:
+    from .recipe import BuildReport
+
+EXAMPLE = """\b
+Example:
+  python -m export.build --run runs/compact --out bundle --fp16 \\
+      --faces faces/ --new-key authority.key
+"""
+
+_EXISTING = click.Path(path_type=Path, exists=True)
+
+
+@click.command(epilog=EXAMPLE)
+@click.option("--run", required=True, type=_EXISTING, help="A training run's folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets public/ and authority/.")
+@click.option("--fp16", is_flag=True, help="Store the weights in float16; computing stays in float32.")
+@click.option("--key", type=_EXISTING, help="Seal the restorer with this key file.")
+@click.option("--new-key", type=click.Path(path_type=Path), help="Make a key, and write it here.")
+@click.option("--demo", is_flag=True, help="Make a key, and publish it in the authority's bundle.")
+@click.option("--faces", type=_EXISTING, help="Aligned faces to compare on: crops.npy, or a folder.")
+@click.option("--target-embedding", type=_EXISTING, help='JSON of the target, like {"sface": [...]}.')
+@click.option("--name", help="Name of the bundle; default: the run's preset.")
+@click.option("--overwrite", is_flag=True, help="Replace the bundles in --out.")
+def main(
+    run: Path,
+    out: Path,
+    fp16: bool,
+    key: Path | None,
+    new_key: Path | None,
+    demo: bool,
+    faces: Path | None,
+    target_embedding: Path | None,
+    name: str | None,
+    overwrite: bool,
+) -> None:
+    """Exports a run's networks to ONNX, compares them with PyTorch, and writes both bundles.
+
+    The restorer is sealed: give exactly one of --key, --new-key and --demo. If a comparison fails,
+    nothing is written.
+    """
+    try:
+        from training.checkpoint import CheckpointError
+
+        from .recipe import BuildRequest, build
+    except ImportError as error:
+        raise click.ClickException(str(MissingExtraError(error.name or str(error), "export"))) from error
+
+    try:
+        request = BuildRequest(
+            run=run,
+            out=out,
+            precision="fp16" if fp16 else "fp32",
+            key=key,
+            new_key=new_key,
+            demo=demo,
+            faces=faces,
+            target_embedding=target_embedding,
+            name=name,
+            overwrite=overwrite,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("export").setLevel(logging.INFO)
+    try:
+        report = build(request)
+    except (ErasableMaskError, CheckpointError) as error:
+        raise click.ClickException(f"{error}\nNothing was written.") from error
+    _show(report, out)
+
+
+def _show(report: BuildReport, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    parity = Table(title=f"Drift of the exported networks on {report.faces}", min_width=60)
+    for column in ("network", "max", "mean", "99.9%", "within 1"):
+        parity.add_column(column, justify="left" if column == "network" else "right")
+    for row in report.parity:
+        within = "" if row.within_one is None else f"{row.within_one:.5%}"
+        parity.add_row(row.network, f"{row.max:.3g}", f"{row.mean:.3g}", f"{row.p999:.3g}", within)
+    sizes = Table(title=str(out), show_footer=True)
+    sizes.add_column("file", footer="in all")
+    sizes.add_column("MiB", justify="right", footer=f"{sum(report.sizes.values()) / 2**20:.2f}")
+    for path, size in report.sizes.items():
+        sizes.add_row(path, f"{size / 2**20:.2f}")
+    console = Console()
+    console.print(parity, sizes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Writes the public and the authority's bundle into one folder, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnx import ModelProto
+
+from runtime.authority import Secret, seal_bundle_model, unseal_model, write_key_file
+from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
+
+from .errors import ExportError
+from .onnx_graph import input_specs, output_specs
+
+ROLES: tuple[Role, ...] = ("public", "authority")
+RESTORE = "restore"
+DEMO_KEY_NAME = "demo.key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A verified network: the bytes of its ONNX file, and what goes in and comes out."""
+
+    data: bytes = field(repr=False)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, model: ModelProto) -> Network:
+        return cls(data=model.SerializeToString(), inputs=input_specs(model), outputs=output_specs(model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Everything that the two bundles hold, by the names in the manifest.
+
+    Attributes:
+        public: ``protect`` and ``attributes``.
+        detector: ``pnet``, ``rnet`` and ``onet``; they go into both bundles.
+        restore: the authority's secret.
+    """
+
+    public: Mapping[str, Network]
+    detector: Mapping[str, Network]
+    restore: Network
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that must not be replaced, before any work is done.
+
+    Raises:
+        ExportError: ``out`` exists and ``overwrite`` is not given, or it is no folder of bundles.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ExportError(f"{out} exists and is kept; choose another --out, or add --overwrite")
+    if not all((out / role / MANIFEST_NAME).is_file() for role in ROLES):
+        raise ExportError(
+            f"{out} is not overwritten, for it holds no bundles of this command (expected "
+            f"{' and '.join(ROLES)}, each with a {MANIFEST_NAME}); choose another --out"
+        )
+
+
+def write_bundles(
+    out: Path, manifest: Manifest, networks: Networks, key: bytes, *, new_key: Path | None = None
+) -> None:
+    """Writes ``out/public`` and ``out/authority`` under a temporary name, reads them back, and renames.
+
+    The restorer is sealed in memory; only its ciphertext reaches the disk. Files beside the two bundles in
+    a folder that is replaced are kept.
+
+    Args:
+        out: replaced if it exists, see ``check_free``.
+        manifest: what both manifests have in common; role and models are filled in. If it says ``demo``,
+            the key is written beside the sealed restorer.
+        networks: verified graphs.
+        key: 32 bytes that seal the restorer.
+        new_key: where to write the key for the authority, readable by its owner only.
+
+    Raises:
+        ExportError: a file cannot be written, or does not read back as it was written.
+        SecretError: ``new_key`` exists or cannot be written.
+    """
+    out = out.resolve()
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write_role(partial / "public", manifest, {**networks.public, **networks.detector})
+        authority = partial / "authority"
+        _write_role(authority, manifest, networks.detector, sealed=(networks.restore, key))
+        if manifest.demo:
+            write_key_file(authority / DEMO_KEY_NAME, key)
+            (authority / DEMO_KEY_NAME).chmod(0o644)  # for everybody, unlike every other key
+        _read_back(partial, networks, key)
+        if new_key is not None:
+            write_key_file(new_key, key)
+        try:
+            _replace(out, partial)
+        except BaseException:
+            if new_key is not None:
+                new_key.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ExportError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_role(
+    folder: Path,
+    manifest: Manifest,
+    plain: Mapping[str, Network],
+    *,
+    sealed: tuple[Network, bytes] | None = None,
+) -> None:
+    """Writes one bundle: plain networks and, for the authority, the restorer and the key that seals it."""
+    folder.mkdir()
+    models = {
+        name: _write_network(folder / f"{name}.onnx", network, network.data)
+        for name, network in plain.items()
+    }
+    if sealed is not None:
+        restore, key = sealed
+        ciphertext = seal_bundle_model(restore.data, Secret.from_key(key))
+        path = folder / f"{RESTORE}.onnx.sealed"
+        models[RESTORE] = dataclasses.replace(_write_network(path, restore, ciphertext), sealed=True)
+    role: Role = "public" if sealed is None else "authority"
+    complete = dataclasses.replace(manifest, role=role, models=models)
+    (folder / MANIFEST_NAME).write_text(complete.to_json() + "\n", encoding="utf-8")
+
+
+def _write_network(path: Path, network: Network, data: bytes) -> ModelFile:
+    path.write_bytes(data)
+    return ModelFile(path=path.name, sha256=sha256_of(data), inputs=network.inputs, outputs=network.outputs)
+
+
+def _read_back(folder: Path, networks: Networks, key: bytes) -> None:
+    """Opens both bundles as the runtime does and compares every byte."""
+    public, authority = (open_bundle(folder / role) for role in ROLES)
+    pairs = [(public.read(name), network) for name, network in networks.public.items()]
+    for bundle in (public, authority):
+        pairs += [(bundle.read(name), network) for name, network in networks.detector.items()]
+    pairs.append((unseal_model(authority, Secret.from_key(key)), networks.restore))
+    if any(data != network.data for data, network in pairs):
+        raise ExportError(f"what was written to {folder} reads back differently; check the disk")
+
+
+def _replace(out: Path, partial: Path) -> None:
+    """Puts ``partial`` in the place of ``out``, which comes back if that fails."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    for extra in out.iterdir():
+        if extra.name in ROLES:
+            continue
+        if extra.is_dir():
+            shutil.copytree(extra, partial / extra.name)
+        else:
+            shutil.copy2(extra, partial / extra.name)
+    old = partial.with_suffix(".old")
+    out.rename(old)
+    try:
+        partial.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,177 @@
+"""The gate of an export: the trained network in PyTorch against its file's bytes in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .errors import ParityError
+from .precision import Precision
+
+# Faces per call, in turns: one, some and many must give the same, or the batch is not free.
+BATCHES = (1, 3, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a precision may cost.
+
+    Attributes:
+        within_one: least share of uint8 values that differ by at most one level.
+        max_levels: largest difference of any uint8 value, in levels.
+        max_fraction: largest difference of any other output: probabilities, and the detector's places as
+            fractions of a box.
+    """
+
+    within_one: float
+    max_levels: int
+    max_fraction: float
+
+
+# docs/export.md says what was measured and so why these.
+BOUNDS: dict[Precision, Bounds] = {
+    "fp32": Bounds(within_one=0.999, max_levels=2, max_fraction=1e-4),
+    "fp16": Bounds(within_one=0.999, max_levels=4, max_fraction=1e-2),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far an exported network is from the trained one.
+
+    Attributes:
+        network: its name.
+        faces: how many were compared.
+        max, mean, p999: absolute difference, at most, on average, and its 99.9th percentile; in levels of
+            uint8 for pictures, else in the output's own unit.
+        within_one: share of uint8 values that differ by at most one level; None for other outputs.
+    """
+
+    network: str
+    faces: int
+    max: float
+    mean: float
+    p999: float
+    within_one: float | None
+
+
+Run = Callable[[Mapping[str, NDArray]], list[NDArray]]
+
+
+def in_torch(module: nn.Module) -> Run:
+    """Runs a module, in evaluation mode, on inputs by name in ``forward``'s order."""
+
+    def run(inputs: Mapping[str, NDArray]) -> list[NDArray]:
+        with torch.inference_mode():
+            outputs = module(*map(torch.from_numpy, inputs.values()))
+        return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    return run
+
+
+def in_onnx_runtime(network: str, model: bytes) -> Run:
+    """Runs an ONNX file's bytes on the CPU.
+
+    Raises:
+        ParityError: ONNX Runtime cannot load it, or later cannot run it.
+    """
+    ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors: they also arrive as exceptions
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+        raise ParityError(f"{network} cannot be loaded by ONNX Runtime: {error}") from error
+
+    def run(inputs: Mapping[str, NDArray]) -> list[NDArray]:
+        try:
+            return session.run(None, dict(inputs))
+        except Exception as error:  # as above
+            raise ParityError(f"{network} fails in ONNX Runtime: {error}") from error
+
+    return run
+
+
+def measure(network: str, reference: Run, candidate: Run, inputs: Mapping[str, NDArray]) -> Parity:
+    """Compares two programs on the same inputs, in batches of ``BATCHES`` in turns.
+
+    Args:
+        network: a name for the report.
+        reference: what is right, such as the trained network before any rewrite.
+        candidate: what was made of it.
+        inputs: every input by name, the same number of rows in each.
+
+    Raises:
+        ParityError: the candidate cannot run, or the outputs differ in number, shape or dtype.
+    """
+    rows = len(next(iter(inputs.values())))
+    expected, found = [], []
+    for part in _slices(rows):
+        batch = {name: values[part] for name, values in inputs.items()}
+        expected.append(reference(batch))
+        found.append(candidate(batch))
+    return compare(network, _joined(expected), _joined(found))
+
+
+def compare(network: str, expected: Sequence[NDArray], found: Sequence[NDArray]) -> Parity:
+    """Differences of all outputs ``(N, ...)`` of a network, taken together.
+
+    Raises:
+        ParityError: the outputs differ in number, shape or dtype, or a value is not finite.
+    """
+    kinds, found_kinds = ([(str(o.dtype), o.shape) for o in outputs] for outputs in (expected, found))
+    if kinds != found_kinds:
+        raise ParityError(f"{network}: expected the outputs {kinds}, found {found_kinds}")
+    difference = np.concatenate(
+        [np.abs(e.astype(np.float64) - f).ravel() for e, f in zip(expected, found, strict=True)]
+    )
+    if not np.isfinite(difference).all():
+        raise ParityError(f"{network}: expected finite outputs, found infinite values or NaN")
+    return Parity(
+        network=network,
+        faces=len(expected[0]),
+        max=float(difference.max()),
+        mean=float(difference.mean()),
+        p999=float(np.quantile(difference, 0.999)),
+        within_one=float((difference <= 1).mean()) if expected[0].dtype == np.uint8 else None,
+    )
+
+
+def gate(parity: Parity, precision: Precision) -> None:
+    """Lets a network pass that keeps the bounds of its precision.
+
+    Raises:
+        ParityError: it does not.
+    """
+    bounds = BOUNDS[precision]
+    limit = bounds.max_fraction if parity.within_one is None else bounds.max_levels
+    broken = []
+    if parity.max > limit:
+        broken.append(f"largest difference {parity.max:.4g}, allowed {limit:g}")
+    if parity.within_one is not None and parity.within_one < bounds.within_one:
+        broken.append(f"share within one level {parity.within_one:.5f}, demanded {bounds.within_one}")
+    if broken:
+        raise ParityError(
+            f"{parity.network} in {precision} is not the trained network on {parity.faces} faces: "
+            f"{'; '.join(broken)}"
+        )
+
+
+def _joined(batches: Sequence[Sequence[NDArray]]) -> list[NDArray]:
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def _slices(rows: int) -> Iterator[slice]:
+    start = 0
+    for size in cycle(BATCHES):
+        if start >= rows:
+            return
+        yield slice(start, min(start + size, rows))
+        start += size

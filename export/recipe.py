@@ -1,0 +1,177 @@
+"""The steps of an export in their order: run, rewrite, graph, precision, parity, bundles."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+
+from runtime.authority import generate_key, read_key_file
+
+from .bundle import RESTORE, Network, Networks, check_free, write_bundles
+from .detector import export_detector
+from .errors import ExportError
+from .faces import FacesU8, load_faces, resized, synthetic_faces
+from .onnx_graph import to_onnx
+from .parity import Parity, gate, in_onnx_runtime, in_torch, measure
+from .precision import Precision, to_precision
+from .rewrites import fold_batch_norms
+from .run import (
+    Part,
+    TrainedRun,
+    describe,
+    distribution_version,
+    inputs_of,
+    load_run,
+    read_target_embeddings,
+)
+
+PARITY_FACES = 48
+
+# P-Net, which proposes every face, is 30 kB: float16 would save nothing and move its boxes by a percent.
+_REDUCED_STAGES = ("rnet", "onet")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What to build, and from what.
+
+    Attributes:
+        run: a training run's folder.
+        out: folder of the two bundles.
+        precision: storage of the weights.
+        key: an existing key file that seals the restorer; without one a new key is made.
+        new_key: where to write the new key.
+        demo: write the new key into the authority's bundle, for everybody.
+        faces: aligned faces for the comparison; None for synthetic pictures.
+        target_embedding: JSON file of the target's embeddings by recogniser.
+        name: of the bundle; None for the preset's.
+        overwrite: replace the bundles in ``out``.
+    """
+
+    run: Path
+    out: Path
+    precision: Precision = "fp32"
+    key: Path | None = None
+    new_key: Path | None = None
+    demo: bool = False
+    faces: Path | None = None
+    target_embedding: Path | None = None
+    name: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if [self.key is not None, self.new_key is not None, self.demo].count(True) != 1:
+            raise ValueError("expected exactly one of --key, --new-key and --demo, to seal the restorer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What was built.
+
+    Attributes:
+        parity: comparison of every network with the trained one.
+        faces: on what they were compared, in words.
+        sizes: bytes of every file, by its path under ``out``.
+    """
+
+    parity: tuple[Parity, ...]
+    faces: str
+    sizes: dict[str, int]
+
+
+def build(request: BuildRequest) -> BuildReport:
+    """Builds both bundles, or raises and writes nothing.
+
+    Raises:
+        ErasableMaskError: the run, a key or the faces cannot be used, a network fails its gate or lacks its
+            precision, or ``out`` cannot be written.
+        CheckpointError: the run has no usable checkpoint.
+    """
+    check_free(request.out, overwrite=request.overwrite)
+    _check_new_key(request)
+    key = generate_key() if request.key is None else read_key_file(request.key)
+    run = load_run(request.run)
+    embeddings = read_target_embeddings(request.target_embedding) if request.target_embedding else {}
+    name = request.name or run.config.name
+    manifest = describe(
+        run, name=name, precision=request.precision, demo=request.demo, target_embeddings=embeddings
+    )
+    faces = _faces(request.faces, manifest.image_size)
+    metadata = {"version": distribution_version(), "terms": manifest.terms}
+    exported, detector, parities = {}, {}, []
+    for part in run.parts:
+        logger.info("exporting %s", part.name)
+        named = {"name": f"{name}/{part.name}", **metadata}
+        exported[part.name], parity = _export(part, run, faces, request.precision, named)
+        parities.append(parity)
+    for stage, graph in _detector_graphs().items():
+        detector[stage], parity = _export_stage(stage, graph, faces, request.precision)
+        parities.append(parity)
+    restore = exported.pop(RESTORE)
+    networks = Networks(public=exported, detector=detector, restore=restore)
+    write_bundles(request.out, manifest, networks, key, new_key=request.new_key)
+    files = sorted(path for path in request.out.glob("*/*") if path.is_file())
+    return BuildReport(
+        parity=tuple(parities),
+        faces=f"{len(faces)} {f'faces of {request.faces}' if request.faces else 'synthetic pictures'}",
+        sizes={str(path.relative_to(request.out)): path.stat().st_size for path in files},
+    )
+
+
+def _export(
+    part: Part, run: TrainedRun, faces: FacesU8, precision: Precision, metadata: dict[str, str]
+) -> tuple[Network, Parity]:
+    """One network through every step and its gate."""
+    inputs = inputs_of(part, faces, len(run.attributes))
+    examples = {name: torch.from_numpy(np.repeat(values[:1], 2, axis=0)) for name, values in inputs.items()}
+    graph = to_onnx(fold_batch_norms(part.module), examples, [part.output], metadata=metadata)
+    network = Network.of(to_precision(graph, precision))
+    candidate = in_onnx_runtime(part.name, network.data)
+    parity = measure(part.name, in_torch(part.module), candidate, inputs)
+    gate(parity, precision)
+    return network, parity
+
+
+def _detector_graphs() -> dict[str, ModelProto]:
+    with tempfile.TemporaryDirectory() as folder:
+        return {name: onnx.load(path) for name, path in export_detector(Path(folder)).items()}
+
+
+def _export_stage(
+    name: str, graph: ModelProto, faces: FacesU8, precision: Precision
+) -> tuple[Network, Parity]:
+    """One of the detector's networks, from its float32 graph, which is also what it is compared with."""
+    if name not in _REDUCED_STAGES:
+        precision = "fp32"
+    before, network = Network.of(graph), Network.of(to_precision(graph, precision))
+    (spec,) = network.inputs
+    pixels = faces if spec.shape[1] < 0 else resized(faces, spec.shape[1])
+    reference, candidate = (in_onnx_runtime(name, n.data) for n in (before, network))
+    parity = measure(name, reference, candidate, {spec.name: pixels.astype(spec.dtype)})
+    gate(parity, precision)
+    return network, parity
+
+
+def _faces(path: Path | None, size_px: int) -> FacesU8:
+    if path is None:
+        return synthetic_faces(PARITY_FACES, size_px)
+    return load_faces(path, size_px, PARITY_FACES)
+
+
+def _check_new_key(request: BuildRequest) -> None:
+    """A key beside what it seals would be shipped with it, and a key that exists is kept."""
+    if request.new_key is None:
+        return
+    if request.new_key.resolve().is_relative_to(request.out.resolve()):
+        raise ExportError(f"--new-key must lie outside of --out, found {request.new_key}")
+    if request.new_key.exists():
+        raise ExportError(f"{request.new_key} exists and is kept; use it with --key, or choose another name")

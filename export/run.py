@@ -1,0 +1,171 @@
+"""What an export takes from a training run: the networks to export and what the manifest says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from runtime.geometry import CROP_TEMPLATE
+from runtime.manifest import Manifest
+from training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_networks
+from training.config import RunConfig
+
+from .errors import ExportError
+from .onnx_graph import OPSET
+from .precision import Precision
+from .wrappers import AttributesExport, ProtectExport, RestoreExport
+
+MAX_BATCH = 64
+
+TERMS = (
+    "For non-commercial research only: these weights were trained on CelebA, whose terms allow nothing else. "
+    "No protection against an adaptive attacker is promised."
+)
+
+Embeddings = dict[str, list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One network to export: its name in the manifest, its export module and the output's name."""
+
+    name: str
+    module: nn.Module
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A run's networks, wrapped for export, and its description.
+
+    Attributes:
+        config: the run's configuration.
+        parts: ``protect``, ``attributes`` and ``restore``, in evaluation mode.
+        attributes: names in the order of the attribute vector.
+        about: commit, data, surrogates, target, steps and so on.
+    """
+
+    config: RunConfig
+    parts: tuple[Part, ...]
+    attributes: tuple[str, ...]
+    about: dict[str, Any]
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Reads a run's averaged networks.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or it does not name its attributes and target.
+    """
+    config, generator, restorer, discriminator, about = load_networks(folder)
+    for field in ("attributes", "target"):
+        if not about.get(field):
+            raise CheckpointError(
+                f"{folder / CHECKPOINT_NAME} does not say its {field} (about[{field!r}]), which the manifest "
+                "needs; resume the run with this version: python -m training ..."
+            )
+    if len(about["attributes"]) != config.network.n_attributes:
+        raise CheckpointError(
+            f"{folder / CHECKPOINT_NAME} names {len(about['attributes'])} attributes, "
+            f"its networks know {config.network.n_attributes}"
+        )
+    return TrainedRun(
+        config=config,
+        parts=(
+            Part(name="protect", module=ProtectExport(generator).eval(), output="protected"),
+            Part(name="attributes", module=AttributesExport(discriminator).eval(), output="probabilities"),
+            Part(name="restore", module=RestoreExport(restorer).eval(), output="restored"),
+        ),
+        attributes=tuple(about["attributes"]),
+        about=about,
+    )
+
+
+def inputs_of(part: Part, faces: NDArray[np.uint8], n_attributes: int) -> dict[str, NDArray]:
+    """A network's inputs for some faces, by name; the same for the same faces.
+
+    The knobs of ``protect`` are drawn over their whole range, for an export must not freeze them.
+
+    Args:
+        part: which network.
+        faces: uint8 ``(N, S, S, 3)``.
+        n_attributes: length of the attribute vector.
+    """
+    inputs: dict[str, NDArray] = {"faces": faces}
+    if isinstance(part.module, ProtectExport):
+        rng = np.random.default_rng(0)
+        inputs["attributes"] = rng.integers(0, 2, (len(faces), n_attributes)).astype(np.float32)
+        inputs["strength"] = rng.random((len(faces), 1), dtype=np.float32)
+        inputs["injection"] = rng.random((len(faces), 1), dtype=np.float32)
+    return inputs
+
+
+def describe(
+    run: TrainedRun, *, name: str, precision: Precision, demo: bool, target_embeddings: Embeddings
+) -> Manifest:
+    """What the two bundles' manifests have in common; role and models come with the files."""
+    settings = run.config.attack_settings
+    configuration = json.dumps(dataclasses.asdict(run.config), sort_keys=True)
+    training = {key: value for key, value in run.about.items() if key != "attributes"}
+    training["config_sha256"] = hashlib.sha256(configuration.encode()).hexdigest()
+    if target_embeddings:
+        training["target_embeddings"] = target_embeddings
+    return Manifest(
+        role="public",
+        name=name,
+        image_size=run.config.network.image_size,
+        crop_template=tuple((float(x), float(y)) for x, y in CROP_TEMPLATE),
+        attributes=run.attributes,
+        strength=settings.strength,
+        injection=settings.injection,
+        max_batch=MAX_BATCH,
+        precision=precision,
+        opset=OPSET,
+        target=run.about["target"],
+        terms=TERMS,
+        demo=demo,
+        training=training,
+    )
+
+
+def read_target_embeddings(path: Path) -> Embeddings:
+    """The target's embeddings by recogniser, a JSON object such as ``{"sface": [0.1, ...]}``.
+
+    Raises:
+        ExportError: it cannot be read, or is something else.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"cannot read the target's embeddings from {path}: {error}") from error
+    if not isinstance(raw, Mapping) or not raw or not all(map(_is_embedding, raw.values())):
+        raise ExportError(f'expected lists of numbers by recogniser, like {{"sface": [0.1, ...]}}, in {path}')
+    return {str(name): [float(value) for value in values] for name, values in raw.items()}
+
+
+def distribution_version() -> str:
+    """Version of the installed distribution, or ``unknown`` in a bare checkout."""
+    try:
+        return importlib.metadata.version("erasablemask")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _is_embedding(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) > 1
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        and any(values)
+    )

@@ -1,0 +1,77 @@
+"""Export-only modules: a trained network with the way in from a picture and the way out to one inside.
+
+Faces enter and leave as uint8 ``(N, S, S, 3)``, channels last, RGB, 0 to 255: a caller cannot normalise
+twice, and a quarter of the bytes travel. Nothing here has weights of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.networks import Discriminator, Generator, Restorer
+
+
+def to_network(faces: Tensor) -> Tensor:
+    """uint8 ``(N, S, S, 3)`` in [0, 255] to float32 ``(N, 3, S, S)`` in [-1, 1]."""
+    return faces.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+
+
+def to_picture(face: Tensor) -> Tensor:
+    """float ``(N, 3, S, S)`` to uint8 ``(N, S, S, 3)``: rounded half to even, clamped to [0, 255]."""
+    levels = ((face + 1.0) * 127.5).round().clamp(0.0, 255.0)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class ProtectExport(nn.Module):
+    """The generator (Eqs. 6-7) from faces to protected faces, its knobs still inputs."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, faces: Tensor, attributes: Tensor, strength: Tensor, injection: Tensor) -> Tensor:
+        """Protects faces.
+
+        Args:
+            faces: uint8 ``(N, S, S, 3)`` RGB.
+            attributes: float32 ``(N, n)`` in [0, 1], those of the protected face.
+            strength: float32 ``(N, 1)`` in [0, 1], share of the perturbation, ``1 - beta`` of Eq. 6.
+            injection: float32 ``(N, 1)`` in [0, 1], weight of the clean branch, gamma.
+
+        Returns:
+            uint8 ``(N, S, S, 3)`` RGB.
+        """
+        protected = self.generator(
+            to_network(faces),
+            attributes,
+            strength=strength[:, :, None, None],
+            injection=injection[:, :, None, None],
+        )
+        return to_picture(protected)
+
+
+class RestoreExport(nn.Module):
+    """The restorer (Eq. 13) from protected faces to restored ones, both uint8 ``(N, S, S, 3)`` RGB."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        super().__init__()
+        self.restorer = restorer
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return to_picture(self.restorer(to_network(faces)))
+
+
+class AttributesExport(nn.Module):
+    """The discriminator's attribute head: uint8 faces ``(N, S, S, 3)`` to float32 ``(N, n)`` in [0, 1].
+
+    The head that tells real from generated is left behind.
+    """
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.trunk = discriminator.trunk
+        self.head = discriminator.attribute_head
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return self.head(self.trunk(to_network(faces))).float().sigmoid()
