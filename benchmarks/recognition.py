@@ -1,0 +1,89 @@
+"""Recognisers as the hacker runs them: on saved pictures, with faces found anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from runtime.detection import FaceDetector
+from runtime.geometry import box_transform, warp
+from runtime.results import Face
+from training.surrogates.card import RecognizerCard, load_cards
+
+Embedding = NDArray[np.float32]
+FARS = (0.1, 0.01, 0.001)
+
+
+class OnnxRecognizer:
+    """A recogniser in ONNX Runtime: RGB in [0, 1], the card's rectangle and size, unit-norm embedding."""
+
+    def __init__(self, card: RecognizerCard, *, threads: int | None = None) -> None:
+        self.card = card
+        options = ort.SessionOptions()
+        if threads:
+            options.intra_op_num_threads = threads
+        self._session = ort.InferenceSession(
+            card.path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+
+    def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
+        """Embedding ``(d,)`` of the face with these landmarks ``(5, 2)`` in a picture ``(H, W, 3)``."""
+        matrix = box_transform(landmarks, self.card.box, self.card.size_hw)
+        face = warp(pixels, matrix, self.card.size_hw).astype(np.float32) / 255
+        (embedding,) = self._session.run(None, {self._input: face.transpose(2, 0, 1)[None]})
+        return embedding[0] / np.linalg.norm(embedding[0])
+
+
+def load_recognizers(cards: Path, *, threads: int | None = None) -> list[OnnxRecognizer]:
+    """Every recogniser of a cards file."""
+    return [OnnxRecognizer(card, threads=threads) for card in load_cards(cards).values()]
+
+
+def main_face(faces: Sequence[Face], near: tuple[float, float]) -> Face | None:
+    """The face whose landmarks' centre lies nearest to a point, or None where there is none."""
+    return min(faces, key=lambda f: float(np.linalg.norm(f.landmarks.mean(0) - near)), default=None)
+
+
+def embed_main_face(
+    pixels: NDArray[np.uint8],
+    detector: FaceDetector,
+    recognizers: Sequence[OnnxRecognizer],
+    near: tuple[float, float] | None = None,
+) -> dict[str, Embedding] | None:
+    """Embeddings by name of the face nearest to ``near`` (the picture's centre); None without a face."""
+    height, width = pixels.shape[:2]
+    face = main_face(detector.detect(pixels), near or (width / 2, height / 2))
+    if face is None:
+        return None
+    return {r.card.name: r.embed(pixels, face.landmarks) for r in recognizers}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Cosine thresholds by recogniser and false accept rate, from ``benchmarks.calibrate``."""
+
+    by_name: dict[str, dict[str, float]]
+    source: dict[str, object]
+
+    def at(self, name: str, far: float) -> float:
+        """The cosine above which a fraction ``far`` of impostor pairs lies.
+
+        Raises:
+            KeyError: the recogniser was not calibrated.
+        """
+        if name not in self.by_name:
+            raise KeyError(f"no thresholds for {name!r}; run: python -m benchmarks.calibrate")
+        return self.by_name[name][str(far)]
+
+
+def read_thresholds(path: Path) -> Thresholds:
+    """Reads what ``benchmarks.calibrate`` wrote."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    return Thresholds(raw["thresholds"], {key: raw[key] for key in ("pictures", "pairs", "seed")})
