@@ -26,14 +26,18 @@ from .recognition import FARS, embed_main_face, load_recognizers
 @click.option("--bundle", type=click.Path(path_type=Path), help="For its detector; default: the shipped one.")
 @click.option("--people", default=2000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--threads", type=int, help="CPU threads of each network.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(lfw: Path, cards: Path, bundle: Path | None, people: int, seed: int, out: Path) -> None:
+def main(
+    lfw: Path, cards: Path, bundle: Path | None, people: int, seed: int, threads: int | None, out: Path
+) -> None:
     """Calibrates every recogniser of a cards file."""
     folders = sorted(path for path in lfw.iterdir() if path.is_dir())
     photos = [sorted(folder.glob("*.jpg"))[0] for folder in draw(folders, people, seed)]
-    recognizers = load_recognizers(cards)
+    recognizers = load_recognizers(cards, threads=threads)
     collected: dict[str, list[np.ndarray]] = {r.card.name: [] for r in recognizers}
-    with FaceDetector.from_bundle(open_bundle(bundle or default_bundle("public"))) as detector:
+    opened = open_bundle(bundle or default_bundle("public"))
+    with FaceDetector.from_bundle(opened, threads=threads) as detector:
         for photo in track(photos, "embedding"):
             embeddings = embed_main_face(read_picture(photo).pixels, detector, recognizers)
             for name, embedding in (embeddings or {}).items():

@@ -146,17 +146,18 @@ def measure(
     thresholds: Thresholds,
     *,
     quality: int,
+    threads: int | None = None,
     keep: Path | None = None,
 ) -> dict[str, Any]:
     """Runs the whole protocol over pictures; see ``main`` for the arguments."""
-    recognizers = load_recognizers(cards)
+    recognizers = load_recognizers(cards, threads=threads)
     public, authority = open_bundle(bundle / "public"), open_bundle(bundle / "authority")
     restorer = unseal_model(authority, load_secret(key_file=key))
     with (
         tempfile.TemporaryDirectory() as temporary,
-        FaceDetector.from_bundle(public) as detector,
-        Protector(public) as protector,
-        Eraser(authority, restorer) as eraser,
+        FaceDetector.from_bundle(public, threads=threads) as detector,
+        Protector(public, threads=threads) as protector,
+        Eraser(authority, restorer, threads=threads) as eraser,
     ):
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -251,9 +252,10 @@ def celeba_test_pictures(root: Path) -> list[Path]:
 @click.option("--count", default=100, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--quality", default=95, show_default=True, help="JPEG quality of the saved files.")
+@click.option("--threads", type=int, help="CPU threads of each network.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the saved pictures in this folder.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(images, cards, target, thresholds, bundle, key, count, seed, quality, keep, out) -> None:
+def main(images, cards, target, thresholds, bundle, key, count, seed, quality, threads, keep, out) -> None:
     """Attack and erasure success rates of a bundle on pictures and recognisers."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     is_celeba = (images / "list_eval_partition.txt").exists()
@@ -267,6 +269,7 @@ def main(images, cards, target, thresholds, bundle, key, count, seed, quality, k
         target,
         read_thresholds(thresholds),
         quality=quality,
+        threads=threads,
         keep=keep,
     )
     result |= {"seed": seed, "data": f"{images.name}, test partition" if is_celeba else images.name}

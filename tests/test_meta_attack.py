@@ -7,7 +7,9 @@ from torch.autograd import gradcheck
 from training.meta_attack import meta_auxiliary_attack
 
 
-def attack(theta, *, losses, weights=None, primaries=(0,), inner_lr=0.1, second_order=True, epsilon=-1e9):
+def attack(
+    theta, *, losses, weights=None, primaries=(0,), inner_lr=0.1, second_order=True, meta=True, epsilon=-1e9
+):
     return meta_auxiliary_attack(
         lambda parameters: parameters["theta"],
         lambda protected: protected,
@@ -18,6 +20,7 @@ def attack(theta, *, losses, weights=None, primaries=(0,), inner_lr=0.1, second_
         inner_lr=inner_lr,
         epsilon=epsilon,
         second_order=second_order,
+        meta=meta,
     )
 
 
@@ -87,6 +90,17 @@ def test_turns_have_the_expectation_of_all_primaries():
     every = attack(theta, losses=losses, primaries=(0, 1, 2)).total
     turns = [attack(theta, losses=losses, primaries=(p,)).total for p in range(3)]
     assert torch.stack(turns).mean().item() == pytest.approx(every.item())
+
+
+def test_without_the_meta_step_auxiliaries_are_taken_at_the_parameters():
+    """theta = 1: L_aux = L_1(1) = 4, what a vanishing inner learning rate gives, gradient included."""
+    gradients = []
+    for options in ({"meta": False}, {"inner_lr": 0.0}):
+        theta = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+        result = attack(theta, losses=quadratics(), **options)
+        assert result.auxiliary.item() == pytest.approx(4.0)
+        gradients.append(torch.autograd.grad(result.total, theta)[0].item())
+    assert gradients[0] == pytest.approx(gradients[1])
 
 
 def test_it_says_what_it_needs():

@@ -256,6 +256,8 @@ def test_a_loss_without_a_weight_is_an_error(tmp_path):
 def test_surrogates_take_turns(tmp_path):
     stage = tiny_run(tmp_path).stages[1]
     assert [stage.primaries(step) for step in range(4)] == [[0], [1], [2], [0]]
+    stage.attack = dataclasses.replace(stage.attack, meta_every=2)
+    assert [stage.primaries(step) for step in (0, 2, 4, 6)] == [[0], [1], [2], [0]]
 
 
 def test_published_face_changes_only_under_the_mask():

@@ -78,6 +78,8 @@ class AttackConfig:
         inner_lr: learning rate of the meta-train step, Eq. 10.
         second_order: differentiate through the meta-train step.
         primaries_per_step: primary tasks per step; 0 means all K (Algorithm 1), fewer take turns.
+        meta_every: a meta step every so many steps (Algorithm 1: 1); in the others the auxiliary losses
+            are taken at the parameters themselves, the meta step's limit for a small ``inner_lr``.
         owner_weight: of the owner term inside each surrogate's loss; 0 is the paper.
         owner_margin: cosine to oneself below which the owner counts as lost.
         edit_share: share of faces given another face's attributes; the others keep their own.
@@ -90,6 +92,7 @@ class AttackConfig:
     inner_lr: float = 2e-5
     second_order: bool = True
     primaries_per_step: int = 0
+    meta_every: int = 1
     owner_weight: float = 0.0
     owner_margin: float = 0.0
     edit_share: float = 1.0
@@ -192,13 +195,13 @@ COMPACT = RunConfig(
     attack=StageConfig(
         epochs=2,
         batch=16,
-        learning_rate=5e-4,
+        learning_rate=2e-4,
         weights={
             "attribute": 1.0,
             "generator": 1.0,
             "attack": 200.0,
             "erasure": 2.0,
-            "perturbation": 3.0,
+            "perturbation": 6.0,
             "discriminator": 1.0,
             "attribute_real": 1.0,
         },
@@ -209,6 +212,7 @@ COMPACT = RunConfig(
         epsilon=0.15,
         inner_lr=0.3,
         primaries_per_step=1,
+        meta_every=3,
         owner_weight=1.0,
         owner_margin=0.1,
         edit_share=0.5,

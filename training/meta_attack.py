@@ -47,6 +47,7 @@ def meta_auxiliary_attack(
     inner_lr: float,
     epsilon: float,
     second_order: bool = True,
+    meta: bool = True,
 ) -> AttackLosses:
     """Eqs. 9-12 for one batch.
 
@@ -61,6 +62,7 @@ def meta_auxiliary_attack(
         inner_lr: learning rate of the step to theta'.
         epsilon: Eq. 12's bound.
         second_order: differentiate through the inner gradient; False treats it as a constant.
+        meta: False leaves the step to theta' out: the auxiliary losses are taken at theta.
 
     Raises:
         ValueError: fewer than two surrogates, or no primary.
@@ -73,15 +75,14 @@ def meta_auxiliary_attack(
     primary = [loss(observed) for loss in attack_losses]
     auxiliary = []
     for p in primaries:
-        gradients = torch.autograd.grad(
-            primary[p], list(parameters.values()), create_graph=second_order, retain_graph=True
-        )
-        updated = {
-            name: theta - inner_lr * gradient
-            for (name, theta), gradient in zip(parameters.items(), gradients, strict=True)
-        }
-        observed_updated = observe(protect(updated))
-        others = [weights[q] * attack_losses[q](observed_updated) for q in range(k) if q != p]
+        losses = primary
+        if meta:
+            updated = _inner_step(primary[p], parameters, inner_lr, second_order)
+            observed_updated = observe(protect(updated))
+            losses = [
+                primary[q] if q == p else loss(observed_updated) for q, loss in enumerate(attack_losses)
+            ]
+        others = [weights[q] * losses[q] for q in range(k) if q != p]
         auxiliary.append(torch.stack(others).sum() / (k - 1))
     return AttackLosses(
         total=adversarial_attack_loss(primary, auxiliary, epsilon),
@@ -90,3 +91,14 @@ def meta_auxiliary_attack(
         protected=protected,
         observed=observed,
     )
+
+
+def _inner_step(loss: Tensor, parameters: Parameters, lr: float, second_order: bool) -> Parameters:
+    """Eq. 10: ``theta' = theta - lr * grad L``, differentiable through the gradient if second order."""
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), create_graph=second_order, retain_graph=True
+    )
+    return {
+        name: theta - lr * gradient
+        for (name, theta), gradient in zip(parameters.items(), gradients, strict=True)
+    }

@@ -51,6 +51,7 @@ class RunMonitor:
         )
 
     def begin(self, stage: Stage, total_steps: int, done_steps: int) -> None:
+        self._sums, self._count = {}, 0
         self.progress.reset(
             self.task, total=total_steps, completed=done_steps, description=stage.name, losses=""
         )

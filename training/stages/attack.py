@@ -103,8 +103,9 @@ class AttackStage:
     def primaries(self, step: int) -> list[int]:
         """Which surrogates are primary in a step: all, or the next ones in turn."""
         k = len(self.surrogates)
-        per_step = self.attack.primaries_per_step or k
-        return [(step * per_step + i) % k for i in range(min(per_step, k))]
+        per_step = min(self.attack.primaries_per_step or k, k)
+        turn = step // self.attack.meta_every  # every surrogate gets its turn among the meta steps
+        return [(turn * per_step + i) % k for i in range(per_step)]
 
     def forward(self, batch: Batch, step: int) -> _Outputs:
         generator = self.networks.generator
@@ -122,6 +123,7 @@ class AttackStage:
             inner_lr=self.attack.inner_lr,
             epsilon=self.attack.epsilon,
             second_order=self.attack.second_order,
+            meta=step % self.attack.meta_every == 0,
         )
         self._sums += attack.primary
         self._steps += 1
