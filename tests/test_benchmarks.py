@@ -1,0 +1,116 @@
+"""The benchmarks' arithmetic, worked out by hand, and two cheats that must not pay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.common import Estimate, draw, mean_of, share_of, write_json
+from benchmarks.efficacy import Sample, quality_of, summarise
+from benchmarks.model_card import BEGIN, END, fill, measured_block
+from benchmarks.recognition import Thresholds
+
+TARGET = np.array([1.0, 0.0])
+OWNER = np.array([0.0, 1.0])
+THRESHOLDS = Thresholds({"r": {"0.1": 0.2, "0.01": 0.4, "0.001": 0.6}}, {})
+
+
+def sample(protected: np.ndarray | None, restored: np.ndarray | None) -> Sample:
+    def named(embedding: np.ndarray | None) -> dict[str, np.ndarray] | None:
+        return None if embedding is None else {"r": embedding}
+
+    return Sample({"clean": named(OWNER), "protected": named(protected), "restored": named(restored)}, {})
+
+
+def rates(*samples: Sample) -> dict[str, float]:
+    row = summarise(samples, {"r": "black-box"}, {"r": TARGET}, THRESHOLDS)["r"]
+    return {key: value.value for key, value in row.items() if isinstance(value, Estimate)}
+
+
+def test_success_rates_follow_equations_17_and_18() -> None:
+    """To the target, protected 0.8 and 0.3 against 0.4: ASR 1/2; restored 0.1 and 0.3 against 0.2: ESR 1/2."""
+    found = rates(
+        sample(np.array([0.8, 0.6]), np.array([0.1, 0.995])),
+        sample(np.array([0.3, 0.954]), np.array([0.3, 0.954])),
+    )
+    assert found == {
+        "asr_clean": 0.0,
+        "asr": 0.5,
+        "esr": 0.5,
+        "dodging": 0.0,
+        "owner_accepted_restored": 1.0,
+    }
+
+
+def test_returning_the_targets_photo_is_an_attack_that_cannot_be_erased() -> None:
+    """The attack succeeds and the owner is lost; a restorer that leaves it so scores nothing."""
+    found = rates(sample(TARGET, TARGET))
+    assert (found["asr"], found["dodging"]) == (1.0, 1.0)
+    assert (found["esr"], found["owner_accepted_restored"]) == (0.0, 0.0)
+
+
+def test_a_restorer_that_returns_the_mean_face_does_not_bring_the_owner_back() -> None:
+    """ESR alone would reward it: the mean face is not the target. The owner's accept rate tells."""
+    found = rates(sample(TARGET, np.array([-1.0, 0.0])))
+    assert (found["esr"], found["owner_accepted_restored"]) == (1.0, 0.0)
+
+
+def test_a_face_that_is_not_found_matches_nobody() -> None:
+    found = rates(sample(None, None))
+    assert (found["asr"], found["dodging"], found["owner_accepted_restored"]) == (0.0, 1.0, 0.0)
+
+
+def test_wilson_interval_by_hand() -> None:
+    """0 of 4: from 0 to z^2 / (4 + z^2) with z = 1.96."""
+    estimate = share_of(np.zeros(4, dtype=bool))
+    assert (estimate.value, estimate.low, estimate.count) == (0.0, 0.0, 4)
+    assert estimate.high == pytest.approx(3.8415 / 7.8415, abs=1e-4)
+
+
+def test_mean_interval_by_hand() -> None:
+    """0 and 2: mean 1, deviation sqrt 2, half width 1.96."""
+    estimate = mean_of(np.array([0.0, 2.0]))
+    assert estimate.value == 1.0
+    assert estimate.high - estimate.value == pytest.approx(1.96, abs=1e-3)
+
+
+def test_drawing_is_repeatable_and_refuses_too_few() -> None:
+    paths = [Path(str(i)) for i in range(10)]
+    assert draw(paths, 4, 0) == draw(paths, 4, 0)
+    with pytest.raises(ValueError, match="expected at least 11 pictures, found 10"):
+        draw(paths, 11, 0)
+
+
+def test_quality_of_equal_and_shifted_pictures() -> None:
+    picture = np.random.default_rng(0).integers(0, 200, (32, 32, 3), dtype=np.uint8)
+    with np.errstate(divide="ignore"):
+        assert quality_of(picture, picture)["ssim"] == 1.0
+    assert quality_of(picture, picture + 51)["l1"] == pytest.approx(0.2)
+
+
+def test_a_card_is_filled_from_a_result_and_nothing_else_changes(tmp_path: Path) -> None:
+    row = summarise([sample(TARGET, OWNER)], {"r": "black-box"}, {"r": TARGET}, THRESHOLDS)
+    quality = {"l1": mean_of(np.ones(2)), "mse": mean_of(np.ones(2)), "psnr": mean_of(np.ones(2))}
+    result = {
+        "pictures": 1,
+        "data": "faces",
+        "seed": 0,
+        "jpeg_quality": 95,
+        "no_face_found": 0,
+        "calibration": {"pictures": 3, "pairs": 3000},
+        "environment": {"versions": {"onnxruntime": "1.0"}},
+        "quality": {"protected": {**quality, "ssim": mean_of(np.ones(2))}},
+        "recognizers": row,
+    }
+    write_json(result, tmp_path / "result.json")
+    block = measured_block(json.loads((tmp_path / "result.json").read_text()), "result.json")
+    assert "| r | black-box | 0 (0-79) | 100 (21-100) | 100 (21-100) | 100 (21-100) | 100 (21-100) |" in block
+    card = fill(f"before\n{BEGIN}\nold\n{END}\nafter", block)
+    assert card.startswith("before\n")
+    assert card.endswith(f"{END}\nafter")
+    assert "old" not in card
+    with pytest.raises(ValueError, match="expected the markers"):
+        fill("no markers", block)
