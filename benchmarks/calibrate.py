@@ -17,7 +17,7 @@ from runtime.pictures import read_picture
 from runtime.shipped import default_bundle
 
 from .common import draw, environment, write_json
-from .recognition import FARS, embed_main_face, load_recognizers
+from .recognition import FARS, Embedder, VerifyRecognizer, embed_main_face, load_recognizers
 
 
 @click.command()
@@ -31,33 +31,36 @@ from .recognition import FARS, embed_main_face, load_recognizers
 def main(
     lfw: Path, cards: Path, bundle: Path | None, people: int, seed: int, threads: int | None, out: Path
 ) -> None:
-    """Calibrates every recogniser of a cards file."""
+    """Calibrates every recogniser of a cards file, and the one of ``erasablemask verify``."""
     folders = sorted(path for path in lfw.iterdir() if path.is_dir())
     photos = [sorted(folder.glob("*.jpg"))[0] for folder in draw(folders, people, seed)]
-    recognizers = load_recognizers(cards, threads=threads)
-    collected: dict[str, list[np.ndarray]] = {r.card.name: [] for r in recognizers}
+    recognizers: list[Embedder] = [*load_recognizers(cards, threads=threads), VerifyRecognizer()]
+    collected: dict[str, list[np.ndarray]] = {r.name: [] for r in recognizers}
     opened = open_bundle(bundle or default_bundle("public"))
     with FaceDetector.from_bundle(opened, threads=threads) as detector:
         for photo in track(photos, "embedding"):
             embeddings = embed_main_face(read_picture(photo).pixels, detector, recognizers)
             for name, embedding in (embeddings or {}).items():
                 collected[name].append(embedding)
-    thresholds = {}
-    for name, embeddings in collected.items():
-        matrix = np.stack(embeddings)
+    calibrated = {}
+    for recognizer in recognizers:
+        matrix = np.stack(collected[recognizer.name])
         cosines = (matrix @ matrix.T)[np.triu_indices(len(matrix), k=1)]
-        thresholds[name] = {str(far): float(np.quantile(cosines, 1 - far)) for far in FARS}
-        click.echo(f"{name}: " + ", ".join(f"FAR {far} {t:.4f}" for far, t in thresholds[name].items()))
-    write_json(
-        {
-            "environment": environment(),
-            "pictures": len(matrix),
-            "pairs": len(cosines),
-            "seed": seed,
-            "thresholds": thresholds,
-        },
-        out,
-    )
+        threshold = {str(far): float(np.quantile(cosines, 1 - far)) for far in FARS}
+        calibrated[recognizer.name] = {"sha256": recognizer.sha256, "threshold": threshold}
+        click.echo(
+            f"{recognizer.name}: " + ", ".join(f"FAR {far} {cosine:.4f}" for far, cosine in threshold.items())
+        )
+    result = {
+        "benchmark": "calibrate",
+        "environment": environment(),
+        "data": lfw.name,
+        "pictures": len(matrix),
+        "pairs": len(cosines),
+        "seed": seed,
+        "recognizers": calibrated,
+    }
+    write_json(result, out)
 
 
 if __name__ == "__main__":

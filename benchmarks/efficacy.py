@@ -54,6 +54,7 @@ class Sample:
 
     embeddings: dict[str, dict[str, Embedding] | None]
     quality: dict[str, dict[str, float]]
+    erased: bool  # False where the authority found no face on the published file
 
 
 def quality_of(source: NDArray[np.uint8], other: NDArray[np.uint8]) -> dict[str, float]:
@@ -89,10 +90,11 @@ def run_picture(
             eraser.erase(protected).pixels, folder / f"restored_{path.stem}.jpg", quality
         )
     except NoFaceError:
-        versions["restored"] = protected  # nothing to erase: the published file stays as it is
+        versions["restored"] = protected  # the published file stays as it is
     return Sample(
         {name: embed_main_face(pixels, detector, recognizers) for name, pixels in versions.items()},
         {name: quality_of(clean, versions[name]) for name in ("protected", "restored")},
+        erased=versions["restored"] is not protected,
     )
 
 
@@ -102,39 +104,46 @@ def _save(pixels: NDArray[np.uint8], path: Path, quality: int) -> NDArray[np.uin
 
 
 def summarise(
-    samples: Sequence[Sample], card_role: dict[str, str], target: dict[str, Embedding], thresholds: Thresholds
+    samples: Sequence[Sample], roles: dict[str, str], target: dict[str, Embedding], thresholds: Thresholds
 ) -> dict[str, Any]:
     """Rates and mean cosines by recogniser.
 
-    A face that is not found again on a saved file counts as no match to anybody: not to the target
-    (against the attack), not to the owner (against the erasure).
+    A face that is not found again on a saved file never counts as a success: not of the attack, not of the
+    erasure, not of the owner's acceptance. It has no cosine, so means and the dodging rate leave it out.
+
+    Args:
+        roles: white-box or black-box, by recogniser.
+        target: the target's embedding by recogniser.
     """
     result = {}
-    for name, role in card_role.items():
-
-        def cosines(version: str, reference: str, name: str = name) -> NDArray[np.float64]:
-            values = []
-            for sample in samples:
-                face = sample.embeddings[version]
-                other = target if reference == "target" else sample.embeddings["clean"]
-                values.append(float(face[name] @ other[name]) if face and other else -1.0)
-            return np.array(values)
-
+    for name, role in roles.items():
         attack, erasure = thresholds.at(name, FAR_ATTACK), thresholds.at(name, FAR_ERASURE)
-        to_target = {version: cosines(version, "target") for version in VERSIONS}
-        to_owner = {version: cosines(version, "owner") for version in VERSIONS[1:]}
+        to_target = {version: _cosines(samples, name, version, target) for version in VERSIONS}
+        to_owner = {version: _cosines(samples, name, version, None) for version in VERSIONS[1:]}
         result[name] = {
             "role": role,
             "threshold": {str(FAR_ATTACK): attack, str(FAR_ERASURE): erasure},
-            "cosine_to_target": {v: mean_of(c) for v, c in to_target.items()},
-            "cosine_to_owner": {v: mean_of(c) for v, c in to_owner.items()},
+            "cosine_to_target": {v: mean_of(c[~np.isnan(c)]) for v, c in to_target.items()},
+            "cosine_to_owner": {v: mean_of(c[~np.isnan(c)]) for v, c in to_owner.items()},
+            # Comparisons with NaN are false: a lost face is no success.
             "asr_clean": share_of(to_target["clean"] > attack),
             "asr": share_of(to_target["protected"] > attack),
             "esr": share_of(to_target["restored"] < erasure),
-            "dodging": share_of(to_owner["protected"] < attack),
+            "dodging": share_of((owner := to_owner["protected"])[~np.isnan(owner)] < attack),
             "owner_accepted_restored": share_of(to_owner["restored"] > attack),
         }
     return result
+
+
+def _cosines(
+    samples: Sequence[Sample], name: str, version: str, target: dict[str, Embedding] | None
+) -> NDArray[np.float64]:
+    """Cosine of each sample's face to the target, or to its own clean picture; NaN where a face is lost."""
+    cosines = []
+    for sample in samples:
+        face, other = sample.embeddings[version], target or sample.embeddings["clean"]
+        cosines.append(float(face[name] @ other[name]) if face and other else np.nan)
+    return np.array(cosines)
 
 
 def measure(
@@ -151,6 +160,7 @@ def measure(
 ) -> dict[str, Any]:
     """Runs the whole protocol over pictures; see ``main`` for the arguments."""
     recognizers = load_recognizers(cards, threads=threads)
+    thresholds.check(recognizers)
     public, authority = open_bundle(bundle / "public"), open_bundle(bundle / "authority")
     restorer = unseal_model(authority, load_secret(key_file=key))
     with (
@@ -184,6 +194,8 @@ def measure(
         "jpeg_quality": quality,
         "pictures": len(paths),
         "no_face_found": len(found) - len(samples),
+        "not_erased": sum(not sample.erased for sample in samples),
+        "lost": {version: sum(not sample.embeddings[version] for sample in samples) for version in VERSIONS},
         "calibration": thresholds.source,
         "quality": {
             version: {
@@ -192,9 +204,7 @@ def measure(
             }
             for version in ("protected", "restored")
         },
-        "recognizers": summarise(
-            samples, {r.card.name: r.card.role for r in recognizers}, target, thresholds
-        ),
+        "recognizers": summarise(samples, {r.name: r.card.role for r in recognizers}, target, thresholds),
     }
 
 

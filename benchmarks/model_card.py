@@ -35,11 +35,12 @@ def measured_block(result: dict[str, Any], name: str) -> str:
         result: of ``benchmarks.efficacy``.
         name: file name of the result, to be cited.
     """
-    calibration, versions = result["calibration"], result["environment"]["versions"]
+    calibration, versions, lost = result["calibration"], result["environment"]["versions"], result["lost"]
     lines = [
-        f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy`: {result['pictures']} pictures "
-        f"({result['data']}, seed {result['seed']}), {result['no_face_found']} without a face, each file saved "
-        f"as JPEG q{result['jpeg_quality']} after paste-back and read again, in ONNX Runtime "
+        f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy`: {result['pictures']} "
+        f"pictures ({result['data']}, seed {result['seed']}), {result['no_face_found']} without a face; each "
+        f"file saved as JPEG q{result['jpeg_quality']} after paste-back and read again, faces found anew "
+        f"(lost on {lost['protected']} protected and {lost['restored']} restored files), in ONNX Runtime "
         f"{versions['onnxruntime']}. Thresholds by `python -m benchmarks.calibrate`: "
         f"{calibration['pairs']:,} impostor pairs of {calibration['pictures']} people of LFW. "
         "In percent, with 95 % intervals.",

@@ -6,18 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from runtime import recognizers
 from runtime.detection import FaceDetector
 from runtime.geometry import box_transform, warp
+from runtime.manifest import sha256_of
 from runtime.results import Face
 from training.surrogates.card import RecognizerCard, load_cards
 
 Embedding = NDArray[np.float32]
-FARS = (0.1, 0.01, 0.001)
+FARS = (0.1, 0.01, 0.001, 0.0001)
 
 
 class OnnxRecognizer:
@@ -28,9 +31,10 @@ class OnnxRecognizer:
         options = ort.SessionOptions()
         if threads:
             options.intra_op_num_threads = threads
-        self._session = ort.InferenceSession(
-            card.path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        model = card.path.read_bytes()
+        self.name = card.name
+        self.sha256 = sha256_of(model)
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
@@ -39,6 +43,27 @@ class OnnxRecognizer:
         face = warp(pixels, matrix, self.card.size_hw).astype(np.float32) / 255
         (embedding,) = self._session.run(None, {self._input: face.transpose(2, 0, 1)[None]})
         return embedding[0] / np.linalg.norm(embedding[0])
+
+
+class Embedder(Protocol):
+    """What calibration and measurement need of a recogniser."""
+
+    name: str
+    sha256: str
+
+    def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding: ...
+
+
+class VerifyRecognizer:
+    """The recogniser of ``erasablemask verify``, the very file it would use here."""
+
+    def __init__(self) -> None:
+        self._recognizer = recognizers.load()
+        self.name = self._recognizer.card.name
+        self.sha256 = self._recognizer.card.sha256
+
+    def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
+        return self._recognizer.embed(pixels, landmarks)
 
 
 def load_recognizers(cards: Path, *, threads: int | None = None) -> list[OnnxRecognizer]:
@@ -54,7 +79,7 @@ def main_face(faces: Sequence[Face], near: tuple[float, float]) -> Face | None:
 def embed_main_face(
     pixels: NDArray[np.uint8],
     detector: FaceDetector,
-    recognizers: Sequence[OnnxRecognizer],
+    recognizers: Sequence[Embedder],
     near: tuple[float, float] | None = None,
 ) -> dict[str, Embedding] | None:
     """Embeddings by name of the face nearest to ``near`` (the picture's centre); None without a face."""
@@ -62,28 +87,39 @@ def embed_main_face(
     face = main_face(detector.detect(pixels), near or (width / 2, height / 2))
     if face is None:
         return None
-    return {r.card.name: r.embed(pixels, face.landmarks) for r in recognizers}
+    return {r.name: r.embed(pixels, face.landmarks) for r in recognizers}
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Cosine thresholds by recogniser and false accept rate, from ``benchmarks.calibrate``."""
+    """Cosine thresholds by recogniser and false accept rate, from ``benchmarks.calibrate``.
 
-    by_name: dict[str, dict[str, float]]
-    source: dict[str, object]
+    Attributes:
+        by_name: of each recogniser, its file's ``sha256`` and its ``threshold`` by false accept rate.
+        source: how many pictures and pairs they come from.
+    """
+
+    by_name: dict[str, dict[str, Any]]
+    source: dict[str, Any]
 
     def at(self, name: str, far: float) -> float:
-        """The cosine above which a fraction ``far`` of impostor pairs lies.
+        """The cosine above which a fraction ``far`` of impostor pairs lies."""
+        return self.by_name[name]["threshold"][str(far)]
+
+    def check(self, embedders: Sequence[Embedder]) -> None:
+        """Makes sure that every recogniser was calibrated with the very file at hand.
 
         Raises:
-            KeyError: the recogniser was not calibrated.
+            ValueError: one was not.
         """
-        if name not in self.by_name:
-            raise KeyError(f"no thresholds for {name!r}; run: python -m benchmarks.calibrate")
-        return self.by_name[name][str(far)]
+        for embedder in embedders:
+            if self.by_name.get(embedder.name, {}).get("sha256") != embedder.sha256:
+                raise ValueError(
+                    f"no thresholds of this file of {embedder.name!r}; run: python -m benchmarks.calibrate"
+                )
 
 
 def read_thresholds(path: Path) -> Thresholds:
     """Reads what ``benchmarks.calibrate`` wrote."""
     raw = json.loads(path.read_text(encoding="utf-8"))
-    return Thresholds(raw["thresholds"], {key: raw[key] for key in ("pictures", "pairs", "seed")})
+    return Thresholds(raw["recognizers"], {key: raw[key] for key in ("pictures", "pairs", "seed")})

@@ -20,7 +20,7 @@ from rich.table import Table
 from runtime import recognizers
 from runtime.authority import load_secret, unseal_model
 from runtime.detection import FaceDetector
-from runtime.errors import BundleError
+from runtime.errors import BundleError, ErasableMaskError
 from runtime.geometry import ImageU8
 from runtime.manifest import Bundle, Manifest, open_bundle
 from runtime.pictures import read_picture, write_picture
@@ -28,7 +28,7 @@ from runtime.pipeline import Eraser, Protector
 from runtime.recognizers import Embedding, Recognizer
 from runtime.results import Face
 from runtime.shipped import default_bundle
-from runtime.verification import KnownFace, describe, find_again
+from runtime.verification import KnownFace, find_again
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ("portrait", "group")
@@ -75,7 +75,12 @@ def measure(
 
     A face that the detector does not find again in a version has ``None`` there.
     """
-    found = {version: describe(pixels, detector, recognizer) for version, pixels in versions.items()}
+    found = {
+        version: [
+            KnownFace(face, recognizer.embed(pixels, face.landmarks)) for face in detector.detect(pixels)
+        ]
+        for version, pixels in versions.items()
+    }
     rows = []
     for known in found["original"]:
         again = {version: find_again(known.face, faces) for version, faces in found.items()}
@@ -174,4 +179,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(ROOT / "demo")
+    try:
+        main(ROOT / "demo")
+    except ErasableMaskError as error:
+        raise SystemExit(f"Error: {error}") from error

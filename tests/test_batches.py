@@ -6,6 +6,7 @@ import torch
 
 from tests.test_training_loop import SIZE, N, tiny_pack
 from training.batches import epoch_batches, steps_per_epoch, take, to_network
+from training.data.errors import DataError
 
 
 def test_normalisation_maps_bytes_to_minus_one_and_one():
@@ -48,5 +49,5 @@ def test_mirroring_moves_landmarks_with_the_pixels():
 
 
 def test_a_pack_smaller_than_a_batch_is_an_error():
-    with pytest.raises(ValueError, match="at least one batch of 64 faces, found 8"):
+    with pytest.raises(DataError, match="at least one batch of 64 faces, found 8"):
         steps_per_epoch(tiny_pack(), 64)

@@ -15,14 +15,16 @@ from benchmarks.recognition import Thresholds
 
 TARGET = np.array([1.0, 0.0])
 OWNER = np.array([0.0, 1.0])
-THRESHOLDS = Thresholds({"r": {"0.1": 0.2, "0.01": 0.4, "0.001": 0.6}}, {})
+THRESHOLDS = Thresholds({"r": {"sha256": "aa", "threshold": {"0.1": 0.2, "0.01": 0.4}}}, {})
 
 
 def sample(protected: np.ndarray | None, restored: np.ndarray | None) -> Sample:
     def named(embedding: np.ndarray | None) -> dict[str, np.ndarray] | None:
         return None if embedding is None else {"r": embedding}
 
-    return Sample({"clean": named(OWNER), "protected": named(protected), "restored": named(restored)}, {})
+    return Sample(
+        {"clean": named(OWNER), "protected": named(protected), "restored": named(restored)}, {}, True
+    )
 
 
 def rates(*samples: Sample) -> dict[str, float]:
@@ -31,7 +33,7 @@ def rates(*samples: Sample) -> dict[str, float]:
 
 
 def test_success_rates_follow_equations_17_and_18() -> None:
-    """To the target, protected 0.8 and 0.3 against 0.4: ASR 1/2; restored 0.1 and 0.3 against 0.2: ESR 1/2."""
+    """To the target: protected 0.8 and 0.3, threshold 0.4: 1/2; restored 0.1 and 0.3, threshold 0.2: 1/2."""
     found = rates(
         sample(np.array([0.8, 0.6]), np.array([0.1, 0.995])),
         sample(np.array([0.3, 0.954]), np.array([0.3, 0.954])),
@@ -58,9 +60,22 @@ def test_a_restorer_that_returns_the_mean_face_does_not_bring_the_owner_back() -
     assert (found["esr"], found["owner_accepted_restored"]) == (1.0, 0.0)
 
 
-def test_a_face_that_is_not_found_matches_nobody() -> None:
-    found = rates(sample(None, None))
-    assert (found["asr"], found["dodging"], found["owner_accepted_restored"]) == (0.0, 1.0, 0.0)
+def test_a_face_that_is_not_found_is_no_success_of_anything() -> None:
+    """One face lost, one protected and restored: shares of success are halves, dodging counts one face."""
+    found = rates(sample(None, None), sample(TARGET, OWNER))
+    assert (found["asr"], found["esr"], found["owner_accepted_restored"]) == (0.5, 0.5, 0.5)
+    assert found["dodging"] == 1.0
+    row = summarise([sample(None, None), sample(TARGET, OWNER)], {"r": ""}, {"r": TARGET}, THRESHOLDS)["r"]
+    assert row["cosine_to_target"]["protected"].value == 1.0
+    assert row["cosine_to_target"]["protected"].count == 1
+
+
+def test_thresholds_of_another_file_are_refused() -> None:
+    class Other:
+        name, sha256 = "r", "bb"
+
+    with pytest.raises(ValueError, match="no thresholds of this file of 'r'"):
+        THRESHOLDS.check([Other()])
 
 
 def test_wilson_interval_by_hand() -> None:
@@ -100,6 +115,7 @@ def test_a_card_is_filled_from_a_result_and_nothing_else_changes(tmp_path: Path)
         "seed": 0,
         "jpeg_quality": 95,
         "no_face_found": 0,
+        "lost": {"protected": 0, "restored": 0},
         "calibration": {"pictures": 3, "pairs": 3000},
         "environment": {"versions": {"onnxruntime": "1.0"}},
         "quality": {"protected": {**quality, "ssim": mean_of(np.ones(2))}},
@@ -108,9 +124,9 @@ def test_a_card_is_filled_from_a_result_and_nothing_else_changes(tmp_path: Path)
     write_json(result, tmp_path / "result.json")
     block = measured_block(json.loads((tmp_path / "result.json").read_text()), "result.json")
     assert "| r | black-box | 0 (0-79) | 100 (21-100) | 100 (21-100) | 100 (21-100) | 100 (21-100) |" in block
-    card = fill(f"before\n{BEGIN}\nold\n{END}\nafter", block)
+    card = fill(f"before\n{BEGIN}\nstale figures\n{END}\nafter", block)
     assert card.startswith("before\n")
     assert card.endswith(f"{END}\nafter")
-    assert "old" not in card
+    assert "stale figures" not in card
     with pytest.raises(ValueError, match="expected the markers"):
         fill("no markers", block)

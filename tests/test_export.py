@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from torch import nn
 
-from export import detector, onnx_graph, recipe
+from export import onnx_graph, recipe
 from export.annotate import main as annotate_main
 from export.build import main as build_main
 from export.errors import ExportError
@@ -161,8 +161,11 @@ def test_a_graph_tells_its_opset_and_terms_and_nothing_of_this_machine(bundle: P
     assert all(not t.external_data for t in model.graph.initializer)
 
 
-def test_the_detector_has_the_same_opset() -> None:
-    assert detector.OPSET == onnx_graph.OPSET
+def test_every_graph_has_the_opset_of_the_manifest(bundle: Path) -> None:
+    public = open_bundle(bundle / "public")
+    for name in public.manifest.models:
+        model = onnx.load_model_from_string(public.read(name))
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", public.manifest.opset)]
 
 
 def test_the_head_that_tells_real_from_generated_is_not_exported(bundle: Path) -> None:
@@ -311,6 +314,21 @@ def test_a_new_key_is_written_for_its_owner_alone(run_folder: Path, tmp_path: Pa
         assert row in result.output
 
 
+def test_without_a_key_a_new_one_lies_beside_the_bundles(run_folder: Path, tmp_path: Path) -> None:
+    out, key = tmp_path / "bundle", tmp_path / "bundle.key"
+    result = CliRunner().invoke(build_main, ["--run", str(run_folder), "--out", f"{out}/"])
+    assert result.exit_code == 0, result.output
+    assert f"New key: {key}\nIt opens the restorer" in result.stdout
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert unseal_model(open_bundle(out / "authority"), load_secret(key_file=key))
+
+    before = key.read_bytes()
+    again = build(run_folder, out, "--overwrite")
+    assert again.exit_code == 1
+    assert f"{key} exists and is kept; use it with --key" in again.output
+    assert key.read_bytes() == before
+
+
 def test_an_existing_folder_is_kept_without_overwrite(
     run_folder: Path, key_file: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -374,13 +392,11 @@ def test_a_disk_that_fails_leaves_neither_bundle_nor_key(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [(), ("--demo", "--new-key", "k")])
-def test_the_restorer_must_be_sealed_in_one_way(
-    run_folder: Path, tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    result = build(run_folder, tmp_path / "out", *options)
-    assert result.exit_code == 2
-    assert "exactly one of --key, --new-key and --demo" in result.output
+def test_the_restorer_is_sealed_in_one_way_only(run_folder: Path, key_file: Path, tmp_path: Path) -> None:
+    for options in (("--demo", "--new-key", "k"), ("--demo", "--key", key_file)):
+        result = build(run_folder, tmp_path / "out", *options)
+        assert result.exit_code == 2
+        assert "at most one of --key, --new-key and --demo" in result.output
 
 
 def test_a_new_key_may_not_lie_in_the_bundle_nor_replace_a_key(
@@ -399,6 +415,19 @@ def test_a_run_that_does_not_describe_itself_is_refused(tmp_path: Path, field: s
     about = {"attributes": list(NAMES), "target": TARGET, field: None}
     with pytest.raises(CheckpointError, match=f"does not say its {field}"):
         load_run(save_run(tmp_path, about))
+
+
+def test_an_unfinished_run_is_refused_unless_it_is_asked_for(key_file: Path, tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", {"attributes": list(NAMES), "target": TARGET, "stage": "attack"})
+    refused = build(run, tmp_path / "out", "--key", key_file)
+    assert refused.exit_code == 1
+    assert "found it in the stage 'attack'; let it train on" in refused.output
+    assert "--unfinished" in refused.output
+    assert not (tmp_path / "out").exists()
+
+    taken = build(run, tmp_path / "out", "--key", key_file, "--unfinished")
+    assert taken.exit_code == 0, taken.output
+    assert open_bundle(tmp_path / "out" / "public").manifest.training["stage"] == "attack"
 
 
 def test_a_run_with_other_attributes_than_its_networks_is_refused(tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ def test_no_face_at_all_is_an_error(celeba, landmarks, tmp_path):
     assert not (tmp_path / "pack").exists()
 
 
+def test_a_pack_of_other_pictures_or_labels_is_an_error(celeba, landmarks, tmp_path):
+    records = read_celeba(celeba, 0)
+    pack_faces(records, tmp_path / "pack", 64)
+    with pytest.raises(DataError, match="faces of other pictures or labels"):
+        pack_faces(records[:1], tmp_path / "pack", 64)
+    records[0].attributes[0] ^= 1
+    with pytest.raises(DataError, match="faces of other pictures or labels"):
+        pack_faces(records, tmp_path / "pack", 64)
+
+
 def test_a_pack_of_another_size_or_a_damaged_one_is_an_error(celeba, landmarks, tmp_path):
     pack_faces(read_celeba(celeba, 0), tmp_path / "pack", 64)
     with pytest.raises(DataError, match="holds crops of 64 px, expected 32"):

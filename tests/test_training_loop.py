@@ -10,11 +10,13 @@ from torch import nn
 from training.checkpoint import CheckpointError, load_checkpoint, load_networks
 from training.config import AttackConfig, NetworkConfig, RunConfig, StageConfig
 from training.data import FacePack
+from training.data.errors import DataError
 from training.loop import Run
 from training.noise_pool import NoisePool
 from training.stages import AttackStage, AttributeStage, ErasureStage, Networks
 from training.stages.publish import Publish, edited_attributes
 from training.surrogates import Recognizer, RecognizerCard
+from training.surrogates.card import SurrogateError
 
 SIZE = 32
 N = 8
@@ -110,10 +112,10 @@ def tiny_recognizer(seed: int) -> Recognizer:
     return Recognizer(card, network)
 
 
-def tiny_run(folder, config=CONFIG, **options) -> Run:
+def tiny_run(folder, config=CONFIG, surrogates=3, given=None, **options) -> Run:
     torch.manual_seed(config.seed)
     networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
-    recognizers = [tiny_recognizer(i) for i in range(3)]
+    recognizers = [tiny_recognizer(i) for i in range(surrogates)]
     targets = [nn.functional.normalize(torch.ones(6), dim=0) for _ in recognizers]
     publish = Publish(SIZE, masked=config.paste_mask)
     attack = config.attack_settings
@@ -130,7 +132,7 @@ def tiny_run(folder, config=CONFIG, **options) -> Run:
         ),
         ErasureStage(networks, config.erasure, attack=attack, noise=config.noise, publish=publish),
     ]
-    return Run(folder, config, networks, stages, tiny_pack(), {"attributes": ["a", "b", "c"]}, **options)
+    return Run(folder, config, networks, stages, tiny_pack(), given or {"target": "nobody"}, **options)
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
@@ -210,6 +212,22 @@ def test_another_configuration_does_not_resume(tmp_path):
     other = dataclasses.replace(CONFIG, seed=1)
     with pytest.raises(CheckpointError, match=r"another configuration.*seed was 0, is 1"):
         tiny_run(tmp_path, other)
+
+
+def test_a_run_that_was_given_something_else_does_not_resume(tmp_path):
+    tiny_run(tmp_path, commit="one").train(Silent(), stop_after_steps=1)
+    with pytest.raises(CheckpointError, match="target was 'nobody', is 'somebody'"):
+        tiny_run(tmp_path, given={"target": "somebody"})
+    assert tiny_run(tmp_path, commit="two").about["commits"] == ["one", "two"]
+
+
+def test_too_few_surrogates_or_faces_are_said_before_training(tmp_path):
+    with pytest.raises(SurrogateError, match="at least 2 surrogates to take turns, found 1"):
+        tiny_run(tmp_path / "run", surrogates=1)
+    large = dataclasses.replace(CONFIG, erasure=dataclasses.replace(CONFIG.erasure, batch=99))
+    with pytest.raises(DataError, match="at least one batch of 99 faces, found 8"):
+        tiny_run(tmp_path / "run", large)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_may_begin_with_the_first_stage_of_another(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .data import FacePack
+from .data.errors import DataError
 
 # Mirroring a face swaps left and right: eyes 0 and 1, mouth corners 3 and 4.
 _MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
@@ -57,9 +58,13 @@ def take(pack: FacePack, indices: np.ndarray, mirrored: np.ndarray) -> Batch:
 
 
 def steps_per_epoch(pack: FacePack, batch: int) -> int:
-    """Whole batches in a pack; a remainder is left to another epoch's shuffle."""
+    """Whole batches in a pack; a remainder is left to another epoch's shuffle.
+
+    Raises:
+        DataError: there is not even one.
+    """
     if len(pack) < batch:
-        raise ValueError(f"expected at least one batch of {batch} faces, found {len(pack)}")
+        raise DataError(f"expected at least one batch of {batch} faces, found {len(pack)}")
     return len(pack) // batch
 
 

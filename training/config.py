@@ -73,7 +73,7 @@ class AttackConfig:
         strength: 1 - beta of Eq. 6 (paper: 0.5).
         injection: gamma of the clean branch.
         sigma: sigma_1 of Eq. 8, a Euclidean norm in [-1, 1] (paper: 30 at 256 px; norms grow with
-            the side, so 15 at 128 px says the same).
+            the side, so 15 at 128 px says the same; what the paper publishes reaches about 47).
         epsilon: bound of Eq. 12.
         inner_lr: learning rate of the meta-train step, Eq. 10.
         second_order: differentiate through the meta-train step.
@@ -96,6 +96,13 @@ class AttackConfig:
     owner_weight: float = 0.0
     owner_margin: float = 0.0
     edit_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.meta_every < 1 or self.primaries_per_step < 0:
+            raise ValueError(
+                "expected meta_every >= 1 and primaries_per_step >= 0, "
+                f"found {self.meta_every} and {self.primaries_per_step}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,14 +208,14 @@ COMPACT = RunConfig(
             "generator": 0.05,
             "attack": 200.0,
             "erasure": 2.0,
-            "perturbation": 8.0,
+            "perturbation": 4.0,
             "discriminator": 1.0,
             "attribute_real": 1.0,
         },
     ),
     erasure=StageConfig(epochs=1, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
     attack_settings=AttackConfig(
-        sigma=15.0,
+        sigma=20.0,
         epsilon=0.15,
         inner_lr=0.3,
         primaries_per_step=1,

@@ -49,7 +49,8 @@ class Run:
         networks: freshly made; a checkpoint's weights replace theirs.
         stages: in order.
         pack: training faces.
-        about: what to remember of the run (commit, data, surrogates, target), JSON-like.
+        about: what the run was given (data, surrogates, target), JSON-like; a resumed run's must be equal.
+        commit: of the code; each one that worked on the run is remembered.
         first_stage_of: a run whose first stage is over; a new run begins with its networks at the second.
         checkpoint_every_s: seconds between checkpoints.
     """
@@ -63,6 +64,7 @@ class Run:
         pack: FacePack,
         about: dict[str, Any],
         *,
+        commit: str = "unknown",
         first_stage_of: Path | None = None,
         checkpoint_every_s: float = 120.0,
     ) -> None:
@@ -71,13 +73,16 @@ class Run:
         self.networks = networks
         self.stages = list(stages)
         self.pack = pack
-        self.about = about
+        self.given = about
+        self.about: dict[str, Any] = {**about, "commits": [commit]}
         self.checkpoint_every_s = checkpoint_every_s
         self.at = Position()
         self.averaged = {
             name: averaged(network, config.ema_decay) for name, network in networks.items().items()
         }
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        for stage in self.stages:
+            steps_per_epoch(pack, stage.config.batch)  # too few faces: say so before hours of training
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / CHECKPOINT_NAME).exists():
             self._resume()
@@ -218,11 +223,17 @@ class Run:
             raise CheckpointError(f"{other} has networks of another size: {_differences(theirs, ours)}")
         for name, average in self.averaged.items():
             average.module.load_state_dict(state["averaged"][name])
-        self.about = {**self.about, "first_stage": {**state["about"], "run": other.name}}
+        self.about |= {"first_stage": {**state["about"], "run": other.name}}
         self._next_stage()
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder)
+        remembered = {key: state["about"].get(key) for key in self.given}
+        if remembered != self.given:
+            raise CheckpointError(
+                f"{self.folder} holds a run that was given something else; use another --out, or the same: "
+                f"{_differences(remembered, self.given)}"
+            )
         if state["config"] != dataclasses.asdict(self.config):
             raise CheckpointError(
                 f"{self.folder} holds a run of another configuration; "
@@ -234,7 +245,8 @@ class Run:
             network.load_state_dict(state["networks"][name])
             self.averaged[name].module.load_state_dict(state["averaged"][name])
             self.averaged[name].n_averaged.fill_(state["n_averaged"][name])
-        self.about = {**state["about"], **self.about}
+        commits = state["about"]["commits"]
+        self.about = {**state["about"], "commits": [*commits, *(set(self.about["commits"]) - set(commits))]}
         self._begin_stage()
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])

@@ -23,7 +23,7 @@ class AttackLosses:
 
     Attributes:
         total: ``L_adv`` of Eq. 12.
-        primary: ``(K,)`` detached loss of each surrogate on ``x_adv`` (Eq. 9).
+        primary: ``(K,)`` detached loss of each surrogate on ``x_adv`` (Eq. 9, and the owner term if any).
         auxiliary: detached mean of the auxiliary losses (Eq. 10).
         protected: ``x_adv`` of the unchanged parameters, with its graph.
         observed: what the surrogates saw of it, with its graph.

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,20 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
         networks,
         _stages(config, networks, recognizers, target_embeddings(pictures, recognizers), publish),
         faces,
-        about := {
+        {
             "preset": config.name,
             "attributes": list(ATTRIBUTES),
-            "commit": _commit(),
             "seed": config.seed,
             "data": job.data.name,
             "faces": len(faces),
             "surrogates": [recognizer.card.name for recognizer in recognizers],
             "target": job.target_text or ", ".join(picture.name for picture in pictures),
-            "target_files": [picture.name for picture in pictures],
+            "target_sha256": [sha256(picture.read_bytes()).hexdigest() for picture in pictures],
         },
+        commit=_commit(),
         first_stage_of=job.first_stage_of,
     )
-    _write_config(job.out, config, about)
+    _write_config(job.out, config, run.about)
     count = min(SAMPLES, len(validation))
     sample = take(validation, np.arange(count), np.zeros(count, dtype=bool))
     with RunMonitor.display() as progress:
@@ -151,10 +152,10 @@ def _write_config(folder: Path, config: RunConfig, about: dict[str, Any]) -> Non
 
 
 def _commit() -> str:
-    """The checkout's commit, or ``unknown`` outside one."""
+    """The checkout's commit, with ``-dirty`` where files differ from it; ``unknown`` outside one."""
     try:
         return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
             check=True,

@@ -59,12 +59,11 @@ def pack_faces(
     Pictures that cannot be read or show no face are left out and counted in the log.
 
     Raises:
-        DataError: no face at all was found, or an existing pack is of another size.
+        DataError: no face at all was found, or the folder holds a pack of other pictures or another size.
     """
     if (folder / "pack.json").exists():
         pack = load_pack(folder)
-        if pack.crops.shape[1] != size_px:
-            raise DataError(f"{folder} holds crops of {pack.crops.shape[1]} px, expected {size_px}")
+        _check_same(pack, records, folder, size_px)
         return pack
     landmarks = find_landmarks([r.path for r in records], device=device, progress=progress)
     crops, points, kept = [], [], []
@@ -96,6 +95,20 @@ def pack_faces(
     (partial / "pack.json").write_text(json.dumps({"names": [record.path.name for record in kept]}))
     partial.rename(folder)
     return load_pack(folder)
+
+
+def _check_same(pack: FacePack, records: Sequence[FaceRecord], folder: Path, size_px: int) -> None:
+    """A pack is used again only for the pictures and labels it was made of."""
+    if pack.crops.shape[1] != size_px:
+        raise DataError(f"{folder} holds crops of {pack.crops.shape[1]} px, expected {size_px}")
+    labels = {record.path.name: record.attributes for record in records}
+    same = set(pack.names) <= labels.keys() and all(
+        np.array_equal(labels[name], row) for name, row in zip(pack.names, pack.attributes, strict=True)
+    )
+    if not same:
+        raise DataError(
+            f"{folder} holds faces of other pictures or labels; use another --cache, or delete it"
+        )
 
 
 def load_pack(folder: Path) -> FacePack:

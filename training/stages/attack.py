@@ -26,6 +26,7 @@ from ..meta_attack import AttackLosses, Parameters, meta_auxiliary_attack
 from ..networks.generator import CleanBranch
 from ..noise_pool import NoisePool
 from ..surrogates import Recognizer
+from ..surrogates.card import SurrogateError
 from .base import Losses, Networks, Player
 from .publish import edited_attributes
 
@@ -52,6 +53,9 @@ class AttackStage:
         surrogates: K white-box recognisers, frozen.
         targets: ``(d_i,)`` unit-norm embedding of the target by each of them.
         publish: how a face is pasted back.
+
+    Raises:
+        SurrogateError: fewer than two surrogates.
     """
 
     name = "attack"
@@ -67,6 +71,8 @@ class AttackStage:
         targets: Sequence[Tensor],
         publish: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
+        if len(surrogates) < 2:
+            raise SurrogateError(f"expected at least 2 surrogates to take turns, found {len(surrogates)}")
         self.networks = networks
         self.config = config
         self.attack = attack

@@ -58,7 +58,7 @@ class Stage(Protocol):
         """Puts every network into training or evaluation mode; called at each start."""
 
     def forward(self, batch: Batch, step: int) -> Any:
-        """The forward pass; ``step`` counts from the stage's start."""
+        """The forward pass; ``step`` counts the steps of the run."""
 
     def figures(self, outputs: Any) -> dict[str, float]:
         """What to log of a step beside its losses."""
