@@ -27,12 +27,17 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets public/ and authority/.")
 @click.option("--fp16", is_flag=True, help="Store the weights in float16; computing stays in float32.")
 @click.option("--key", type=_EXISTING, help="Seal the restorer with this key file.")
-@click.option("--new-key", type=click.Path(path_type=Path), help="Make a key, and write it here.")
+@click.option(
+    "--new-key",
+    type=click.Path(path_type=Path),
+    help="Make a key, and write it here.  [default: the name of --out with .key]",
+)
 @click.option("--demo", is_flag=True, help="Make a key, and publish it in the authority's bundle.")
 @click.option("--faces", type=_EXISTING, help="Aligned faces to compare on: crops.npy, or a folder.")
 @click.option("--target-embedding", type=_EXISTING, help='JSON of the target, like {"sface": [...]}.')
 @click.option("--name", help="Name of the bundle; default: the run's preset.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundles in --out.")
+@click.option("--unfinished", is_flag=True, help="Take a run whose training is not over, for a smoke run.")
 def main(
     run: Path,
     out: Path,
@@ -44,11 +49,12 @@ def main(
     target_embedding: Path | None,
     name: str | None,
     overwrite: bool,
+    unfinished: bool,
 ) -> None:
     """Exports a run's networks to ONNX, compares them with PyTorch, and writes both bundles.
 
-    The restorer is sealed: give exactly one of --key, --new-key and --demo. If a comparison fails,
-    nothing is written.
+    The restorer is sealed with one of --key, --new-key and --demo; without any, with a new key beside
+    --out. If a comparison fails, nothing is written.
     """
     try:
         from training.checkpoint import CheckpointError
@@ -69,6 +75,7 @@ def main(
             target_embedding=target_embedding,
             name=name,
             overwrite=overwrite,
+            unfinished=unfinished,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -98,6 +105,11 @@ def _show(report: BuildReport, out: Path) -> None:
         sizes.add_row(path, f"{size / 2**20:.2f}")
     console = Console()
     console.print(parity, sizes)
+    if report.new_key is not None:
+        click.echo(
+            f"New key: {report.new_key}\nIt opens the restorer: who has it can erase, who loses it cannot. "
+            "Keep it apart from the bundles."
+        )
 
 
 if __name__ == "__main__":

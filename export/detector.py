@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-OPSET = 18
+from .onnx_graph import OPSET, strip_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,9 @@ def _export(net: nn.Module, path: Path, *, side: int, any_size: bool, landmarks:
         dynamic |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals, nothing a caller could mend
-        torch.onnx.export(
+        program = torch.onnx.export(
             net,
             (torch.zeros(2, side, side + (4 if any_size else 0), 3),),
-            path,
             input_names=["pixels"],
             output_names=["probabilities", "boxes", *(["landmarks"] if landmarks else [])],
             dynamic_shapes=(dynamic,),
@@ -85,23 +84,8 @@ def _export(net: nn.Module, path: Path, *, side: int, any_size: bool, landmarks:
             external_data=False,
             verbose=False,
         )
-    _forget_provenance(path)
-
-
-def _forget_provenance(path: Path) -> None:
-    """Removes the exporter's stack traces: they name this machine's files, and no runtime reads them."""
-    model = onnx.load(path)
-    graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.initializer,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-    ):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
+    assert program is not None
+    model = program.model_proto
+    strip_provenance(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)

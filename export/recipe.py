@@ -46,10 +46,12 @@ class BuildRequest:
 
     Attributes:
         run: a training run's folder.
+        unfinished: take the run even if its training is not over.
         out: folder of the two bundles.
         precision: storage of the weights.
         key: an existing key file that seals the restorer; without one a new key is made.
-        new_key: where to write the new key.
+        new_key: where to write the new key; if neither ``key`` nor ``demo`` is given either, beside ``out``
+            as ``<out name>.key``.
         demo: write the new key into the authority's bundle, for everybody.
         faces: aligned faces for the comparison; None for synthetic pictures.
         target_embedding: JSON file of the target's embeddings by recogniser.
@@ -67,10 +69,19 @@ class BuildRequest:
     target_embedding: Path | None = None
     name: str | None = None
     overwrite: bool = False
+    unfinished: bool = False
 
     def __post_init__(self) -> None:
-        if [self.key is not None, self.new_key is not None, self.demo].count(True) != 1:
-            raise ValueError("expected exactly one of --key, --new-key and --demo, to seal the restorer")
+        if [self.key is not None, self.new_key is not None, self.demo].count(True) > 1:
+            raise ValueError("expected at most one of --key, --new-key and --demo, to seal the restorer")
+
+    @property
+    def new_key_path(self) -> Path | None:
+        """Where the new key goes for the authority alone; None with ``key`` and ``demo``."""
+        if self.key is not None or self.demo:
+            return None
+        out = self.out.resolve()  # "." has a name, too
+        return self.new_key or out.with_name(f"{out.name}.key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +92,13 @@ class BuildReport:
         parity: comparison of every network with the trained one.
         faces: on what they were compared, in words.
         sizes: bytes of every file, by its path under ``out``.
+        new_key: the file with the new key; None if the key is not new, or published.
     """
 
     parity: tuple[Parity, ...]
     faces: str
     sizes: dict[str, int]
+    new_key: Path | None
 
 
 def build(request: BuildRequest) -> BuildReport:
@@ -97,9 +110,11 @@ def build(request: BuildRequest) -> BuildReport:
         CheckpointError: the run has no usable checkpoint.
     """
     check_free(request.out, overwrite=request.overwrite)
-    _check_new_key(request)
+    new_key = request.new_key_path
+    if new_key is not None:
+        _check_new_key(new_key, request.out)
     key = generate_key() if request.key is None else read_key_file(request.key)
-    run = load_run(request.run)
+    run = load_run(request.run, unfinished=request.unfinished)
     embeddings = read_target_embeddings(request.target_embedding) if request.target_embedding else {}
     name = request.name or run.config.name
     manifest = describe(
@@ -118,12 +133,13 @@ def build(request: BuildRequest) -> BuildReport:
         parities.append(parity)
     restore = exported.pop(RESTORE)
     networks = Networks(public=exported, detector=detector, restore=restore)
-    write_bundles(request.out, manifest, networks, key, new_key=request.new_key)
+    write_bundles(request.out, manifest, networks, key, new_key=new_key)
     files = sorted(path for path in request.out.glob("*/*") if path.is_file())
     return BuildReport(
         parity=tuple(parities),
         faces=f"{len(faces)} {f'faces of {request.faces}' if request.faces else 'synthetic pictures'}",
         sizes={str(path.relative_to(request.out)): path.stat().st_size for path in files},
+        new_key=new_key,
     )
 
 
@@ -167,11 +183,11 @@ def _faces(path: Path | None, size_px: int) -> FacesU8:
     return load_faces(path, size_px, PARITY_FACES)
 
 
-def _check_new_key(request: BuildRequest) -> None:
-    """A key beside what it seals would be shipped with it, and a key that exists is kept."""
-    if request.new_key is None:
-        return
-    if request.new_key.resolve().is_relative_to(request.out.resolve()):
-        raise ExportError(f"--new-key must lie outside of --out, found {request.new_key}")
-    if request.new_key.exists():
-        raise ExportError(f"{request.new_key} exists and is kept; use it with --key, or choose another name")
+def _check_new_key(new_key: Path, out: Path) -> None:
+    """A key in the folder of what it seals would be shipped with it, and a key that exists is kept."""
+    if new_key.resolve().is_relative_to(out.resolve()):
+        raise ExportError(f"--new-key must lie outside of --out, found {new_key}")
+    if new_key.exists():
+        raise ExportError(
+            f"{new_key} exists and is kept; use it with --key, or name another file with --new-key"
+        )

@@ -27,6 +27,7 @@ from .precision import Precision
 from .wrappers import AttributesExport, ProtectExport, RestoreExport
 
 MAX_BATCH = 64
+FINISHED = "done"
 
 TERMS = (
     "For non-commercial research only: these weights were trained on CelebA, whose terms allow nothing else. "
@@ -53,7 +54,7 @@ class TrainedRun:
         config: the run's configuration.
         parts: ``protect``, ``attributes`` and ``restore``, in evaluation mode.
         attributes: names in the order of the attribute vector.
-        about: commit, data, surrogates, target, steps and so on.
+        about: commits, data, surrogates, target, stage, steps and so on.
     """
 
     config: RunConfig
@@ -62,11 +63,16 @@ class TrainedRun:
     about: dict[str, Any]
 
 
-def load_run(folder: Path) -> TrainedRun:
+def load_run(folder: Path, *, unfinished: bool = False) -> TrainedRun:
     """Reads a run's averaged networks.
+
+    Args:
+        folder: the run's.
+        unfinished: take a run whose training is not over as it is; for smoke runs.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged, or it does not name its attributes and target.
+        ExportError: training is not over, and ``unfinished`` is not given.
     """
     config, generator, restorer, discriminator, about = load_networks(folder)
     for field in ("attributes", "target"):
@@ -79,6 +85,12 @@ def load_run(folder: Path) -> TrainedRun:
         raise CheckpointError(
             f"{folder / CHECKPOINT_NAME} names {len(about['attributes'])} attributes, "
             f"its networks know {config.network.n_attributes}"
+        )
+    stage = about.get("stage", "unknown")
+    if stage != FINISHED and not unfinished:
+        raise ExportError(
+            f"expected a finished run in {folder}, found it in the stage {stage!r}; let it train on (rerun "
+            "python -m training with the same options), or add --unfinished if it is only a smoke run"
         )
     return TrainedRun(
         config=config,

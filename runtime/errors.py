@@ -37,5 +37,5 @@ class MissingExtraError(ErasableMaskError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"the Python package {package!r} is needed for this and is not installed; "
-            f"run: pip install 'erasablemask[{extra}]'"
+            f"run in the checkout: pip install '.[{extra}]'"
         )

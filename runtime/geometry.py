@@ -135,22 +135,17 @@ def warp(image: NDArray, matrix: FloatArray, size_hw: tuple[int, int]) -> NDArra
         The same dtype and channels at ``size_hw``; what lies outside the picture repeats its edge.
     """
     scale = scale_of(matrix)
+    # Only the region that the result needs: a group photo has many faces and many pixels, and OpenCV 4 (and
+    # 5, with two channels) refuses to warp a picture with a side above 32766.
+    image, x0, y0 = _region(image, invert(matrix), size_hw, margin_px=max(2.0, 2.0 / scale))
+    matrix = compose(matrix, np.array([[1.0, 0.0, x0], [0.0, 1.0, y0]]))
     if scale < 0.5:
-        # Shrink only the region the result needs: a group photo has many faces and many pixels.
-        height, width = size_hw
-        corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=float)
-        region = transform_points(corners, invert(matrix))
-        margin = 2 / scale
-        x0, y0 = np.floor(np.maximum(region.min(0) - margin, 0)).astype(int)
-        x1, y1 = np.ceil(region.max(0) + margin).astype(int) + 1
-        part = image[y0:y1, x0:x1]
-        if part.size:
-            small_w = max(1, round(part.shape[1] * scale))
-            small_h = max(1, round(part.shape[0] * scale))
-            sx, sy = small_w / part.shape[1], small_h / part.shape[0]
-            image = cv2.resize(part, (small_w, small_h), interpolation=cv2.INTER_AREA)
-            to_small = np.array([[sx, 0.0, (0.5 - x0) * sx - 0.5], [0.0, sy, (0.5 - y0) * sy - 0.5]])
-            matrix = compose(matrix, invert(to_small))
+        height, width = image.shape[:2]
+        small_w, small_h = max(1, round(width * scale)), max(1, round(height * scale))
+        sx, sy = small_w / width, small_h / height
+        image = cv2.resize(image, (small_w, small_h), interpolation=cv2.INTER_AREA)
+        to_small = np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]])
+        matrix = compose(matrix, invert(to_small))
     return cv2.warpAffine(
         image,
         matrix,
@@ -158,6 +153,29 @@ def warp(image: NDArray, matrix: FloatArray, size_hw: tuple[int, int]) -> NDArra
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )
+
+
+def _region(
+    image: NDArray, back: FloatArray, size_hw: tuple[int, int], margin_px: float
+) -> tuple[NDArray, int, int]:
+    """The part of a picture that a warp reads, and its first column and row.
+
+    It ends where the picture ends, so that its repeated edge is the picture's. A region wholly outside
+    comes down to the nearest column or row.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, C)``.
+        back: ``(2, 3)``, from the result to the picture.
+        size_hw: height and width of the result.
+        margin_px: pixels of the picture kept around what the result's corners enclose.
+    """
+    height, width = size_hw
+    corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], dtype=np.float64)
+    region = transform_points(corners, back)
+    last = np.array([image.shape[1] - 1, image.shape[0] - 1])
+    x0, y0 = np.clip(np.floor(region.min(0) - margin_px), 0, last).astype(int)
+    x1, y1 = np.clip(np.ceil(region.max(0) + margin_px), 0, last).astype(int) + 1
+    return image[y0:y1, x0:x1], int(x0), int(y0)
 
 
 def feather_mask(size_px: int, feather: float = FEATHER) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ class Knobs:
 
     Attributes:
         attributes: edits, 0 or 1 by name; what is not named stays the face's own.
-        strength: share of the perturbation (Eq. 6, ``1 - beta``), in [0, 1].
-        injection: weight of the clean branch (gamma), in [0, 1].
+        strength: share of the perturbation (Eq. 6, ``1 - beta``), in (0, 1].
+        injection: weight of the clean branch (gamma), in [0, 1).
     """
 
     attributes: Mapping[str, int]
@@ -35,7 +35,8 @@ def resolve_knobs(
     """Checks settings and fills in the bundle's defaults for ``None``.
 
     Raises:
-        ErasableMaskError: a share is not in [0, 1], or an attribute is unknown or neither 0 nor 1.
+        ErasableMaskError: a share is not in [0, 1], nothing would be protected (no strength, or nothing but
+            the clean branch), or an attribute is unknown or neither 0 nor 1.
     """
     edits = dict(attributes or {})
     if unknown := sorted(set(edits) - set(manifest.attributes)):
@@ -44,11 +45,14 @@ def resolve_knobs(
     for name, value in edits.items():
         if value not in (0, 1):
             raise ErasableMaskError(f"the attribute {name} must be 0 or 1, found {value!r}")
-    return Knobs(
-        attributes=edits,
-        strength=_share("strength", manifest.strength if strength is None else strength),
-        injection=_share("injection", manifest.injection if injection is None else injection),
-    )
+    strength = _share("strength", manifest.strength if strength is None else strength)
+    injection = _share("injection", manifest.injection if injection is None else injection)
+    if strength == 0 or injection == 1:
+        raise ErasableMaskError(
+            f"nothing would be protected with strength {strength:g} and injection {injection:g}; "
+            "set a strength above 0 and an injection below 1"
+        )
+    return Knobs(attributes=edits, strength=strength, injection=injection)
 
 
 def _share(name: str, value: float) -> float:

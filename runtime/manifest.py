@@ -1,7 +1,7 @@
 """The bundle: a folder with a ``manifest.json``, the only contract between training and serving.
 
 A bundle holds the networks as ONNX files and everything needed to use them. The public one has
-``protect`` and ``attributes`` and the detector; the authority's also ``restore``, sealed.
+``protect``, ``attributes`` and the detector; the authority's only ``restore``, sealed, and the detector.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import BundleError
+from .manifest_checks import check_manifest
 
 FORMAT = "erasablemask-bundle"
 VERSION = 1
@@ -92,11 +93,11 @@ class Manifest:
         """Parses a manifest.
 
         Raises:
-            BundleError: not JSON, another format or version, or a field that is missing or unknown.
+            BundleError: not JSON, another format or version, or a field that is missing, unknown or wrong.
         """
         try:
             raw = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of endless digits
             raise BundleError(f"{MANIFEST_NAME} is not valid JSON: {error}") from error
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
             raise BundleError(f"{MANIFEST_NAME} is not an {FORMAT} manifest")
@@ -106,17 +107,15 @@ class Manifest:
                 "export the bundle again or update erasablemask"
             )
         try:
+            check_manifest(raw)
             raw["models"] = {name: _model_file(model) for name, model in raw["models"].items()}
             raw["crop_template"] = tuple(tuple(point) for point in raw["crop_template"])
             raw["attributes"] = tuple(raw["attributes"])
-            manifest = cls(**raw)
+            return cls(**raw)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise BundleError(
                 f"{MANIFEST_NAME} has a missing, unknown or malformed field: {error}"
             ) from error
-        if manifest.role not in ("public", "authority"):
-            raise BundleError(f"{MANIFEST_NAME}: role must be public or authority, found {manifest.role!r}")
-        return manifest
 
 
 def _model_file(raw: dict[str, Any]) -> ModelFile:

@@ -114,7 +114,7 @@ def write_picture(
     pixels: NDArray[np.uint8],
     path: Path,
     *,
-    exif: ExifPolicy = "no-gps",
+    exif: ExifPolicy = "private",
     overwrite: bool = False,
     replace_input: bool = False,
 ) -> None:
@@ -128,7 +128,8 @@ def write_picture(
         picture: where colour profile, transparency, EXIF and JPEG settings come from.
         pixels: uint8 ``(H, W, 3)`` RGB, the size of the picture's.
         path: the file to write; its folder must exist.
-        exif: ``keep``, ``no-gps`` or ``strip``. A thumbnail is never kept: it would show the old face.
+        exif: ``private``, ``strip`` or ``keep``, see ``apply_policy``. A thumbnail is never kept: it would
+            show the old face.
         overwrite: replace an existing file.
         replace_input: allow ``path`` to be the file that the picture was read from.
 

@@ -118,7 +118,7 @@ class Protector(_FacePipeline):
     """Protects every face of a picture. A context manager.
 
     Args:
-        bundle: a public or an authority bundle, see ``open_bundle``.
+        bundle: a public bundle, see ``open_bundle``; an authority's does not hold these networks.
         backend: name of a backend, or a function that makes one of a network's name and bytes.
         provider: where ``ort`` runs the networks: ``cpu``, ``cuda`` or ``tensorrt``. The detector, three
             small networks over images of changing size, stays on the CPU.
@@ -161,14 +161,15 @@ class Protector(_FacePipeline):
         Args:
             pixels: uint8 ``(H, W, 3)`` RGB, upright; not changed.
             attributes: edits, 0 or 1 by name, for every face; an attribute not named stays the face's own.
-            strength: share of the perturbation (Eq. 6, ``1 - beta``) in [0, 1], ``None`` for the bundle's.
-            injection: weight of the clean branch (gamma) in [0, 1], ``None`` for the bundle's.
+            strength: share of the perturbation (Eq. 6, ``1 - beta``) in (0, 1], ``None`` for the bundle's.
+            injection: weight of the clean branch (gamma) in [0, 1), ``None`` for the bundle's.
 
         Returns:
             The picture with every face protected. Outside the faces' masks it is bit-identical.
 
         Raises:
-            ErasableMaskError: a knob is not in [0, 1], or an attribute is unknown or neither 0 nor 1.
+            ErasableMaskError: a knob is not in [0, 1] or would protect nothing, or an attribute is unknown
+                or neither 0 nor 1.
             NoFaceError: no face was found.
             BackendError: a network failed.
         """
@@ -210,7 +211,7 @@ class Protector(_FacePipeline):
         """The knobs of ``protect`` with the bundle's defaults filled in.
 
         Raises:
-            ErasableMaskError: a knob is not in [0, 1], or an attribute is unknown or neither 0 nor 1.
+            ErasableMaskError: as of ``protect``.
         """
         return resolve_knobs(self.manifest, attributes=attributes, strength=strength, injection=injection)
 

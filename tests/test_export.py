@@ -161,11 +161,14 @@ def test_a_graph_tells_its_opset_and_terms_and_nothing_of_this_machine(bundle: P
     assert all(not t.external_data for t in model.graph.initializer)
 
 
-def test_every_graph_has_the_opset_of_the_manifest(bundle: Path) -> None:
+def test_every_graph_the_detector_too_has_one_opset_and_names_no_file(bundle: Path) -> None:
     public = open_bundle(bundle / "public")
     for name in public.manifest.models:
-        model = onnx.load_model_from_string(public.read(name))
+        data = public.read(name)
+        model = onnx.load_model_from_string(data)
         assert [(o.domain, o.version) for o in model.opset_import] == [("", public.manifest.opset)]
+        assert b"site-packages" not in data
+        assert b".py" not in data
 
 
 def test_the_head_that_tells_real_from_generated_is_not_exported(bundle: Path) -> None:
@@ -272,7 +275,7 @@ def test_the_manifest_says_what_was_built(bundle: Path, half_bundle: Path) -> No
     assert (manifest.strength, manifest.injection) == (0.5, 0.05)
     assert manifest.target == TARGET
     assert "non-commercial" in manifest.terms
-    assert manifest.training["commit"] == "c0ffee"
+    assert manifest.training["commits"] == ["c0ffee"]
     assert len(manifest.training["config_sha256"]) == 64
     assert manifest.measured == {}
     half = open_bundle(half_bundle / "authority").manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,6 +128,52 @@ def test_warp_does_not_alias_when_it_shrinks() -> None:
     board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
     small = geometry.warp(board, np.array([[0.125, 0, 0.3], [0, 0.125, 0.2]]), (32, 32))
     assert np.abs(small.astype(int) - 127)[2:-2, 2:-2].max() <= 3
+
+
+def warp_whole(image: np.ndarray, matrix: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """OpenCV over the whole picture."""
+    flags, border = cv2.INTER_LINEAR, cv2.BORDER_REPLICATE
+    return cv2.warpAffine(image, matrix, size_hw[::-1], flags=flags, borderMode=border)
+
+
+@pytest.mark.parametrize("degrees", [0, 20, 75])
+@pytest.mark.parametrize("side_px", [30, 100, 190])
+@pytest.mark.parametrize("centre", [(226, 116), (3, 5), (500, 508), (-40, 200), (256, 700)])
+def test_warp_of_the_needed_part_is_the_warp_of_the_whole(
+    astronaut: np.ndarray, degrees: float, side_px: float, centre: tuple[float, float]
+) -> None:
+    """Within the picture, over each of its edges, where they repeat, and wholly outside."""
+    angle, scale = np.deg2rad(degrees), 96 / side_px
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.hstack([linear, (47.5 - linear @ centre)[:, None]])
+    found = geometry.warp(astronaut, matrix, (96, 96))
+    expected = warp_whole(astronaut, matrix, (96, 96))
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.8, 2.0])
+def test_warp_takes_pictures_of_any_length(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panorama of 40000 pixels gives at its right end what that end alone gives.
+
+    OpenCV 4 refuses sides above 32766, OpenCV 5 only for some pictures: see what it is given.
+    """
+    tile = np.random.default_rng(0).integers(0, 256, (30, 100, 3), dtype=np.uint8)
+    end = cv2.resize(tile, (1000, 300), interpolation=cv2.INTER_CUBIC)
+    panorama = np.concatenate([np.zeros((300, 39000, 3), np.uint8), end], axis=1)
+    there = np.array([[scale, 0.0, 40.0 - scale * 39700], [0.0, scale, 40.0 - scale * 150]])
+    to_end = geometry.compose(there, np.array([[1.0, 0.0, 39000.0], [0.0, 1.0, 0.0]]))
+    expected = geometry.warp(end, to_end, (80, 80))
+    longest_px, original = [], cv2.warpAffine
+
+    def watched(image: np.ndarray, *rest: object, **options: object) -> np.ndarray:
+        longest_px.append(max(image.shape))
+        return original(image, *rest, **options)
+
+    monkeypatch.setattr(cv2, "warpAffine", watched)
+    found = geometry.warp(panorama, there, (80, 80))
+    assert longest_px[0] < 1000
+    assert expected.std() > 10
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 @given(sizes)

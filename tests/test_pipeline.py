@@ -122,7 +122,7 @@ def test_the_network_gets_what_the_manifest_promises(public_bundle: Bundle) -> N
     faces = face_at(100, 100, 80), face_at(200, 100, 60)
     with Protector(public_bundle, backend=networks, detector=FixedDetector(*faces)) as protector:
         result = protector.protect(
-            noise(200, 300), attributes={"Eyeglasses": 0}, strength=0.25, injection=1.0
+            noise(200, 300), attributes={"Eyeglasses": 0}, strength=0.25, injection=0.75
         )
     (call,) = networks.made["protect"].calls
     assert {name: (x.dtype.name, x.shape) for name, x in call.items()} == {
@@ -133,8 +133,8 @@ def test_the_network_gets_what_the_manifest_promises(public_bundle: Bundle) -> N
     }
     assert call["attributes"].tolist() == [[1, 0, 1]] * 2
     assert call["strength"].tolist() == [[0.25]] * 2
-    assert call["injection"].tolist() == [[1.0]] * 2
-    assert (result.strength, result.injection) == (0.25, 1.0)
+    assert call["injection"].tolist() == [[0.75]] * 2
+    assert (result.strength, result.injection) == (0.25, 0.75)
     assert result.faces[0].attributes == {"Bangs": 1, "Eyeglasses": 0, "Smiling": 1}
 
 
@@ -174,9 +174,21 @@ def test_real_photo_real_detector_onnx_networks(
     assert abs(restored.pixels[nose].mean() - group[nose].mean()) < 2
 
 
-def test_no_strength_no_change(public_bundle: Bundle, astronaut: np.ndarray) -> None:
-    with Protector(public_bundle, threads=1) as protector:
-        np.testing.assert_array_equal(protector.protect(astronaut, strength=0.0).pixels, astronaut)
+@pytest.mark.parametrize(
+    ("defaults", "knobs"),
+    [({}, {"strength": 0.0}), ({}, {"injection": 1.0}), ({"strength": 0.0}, {}), ({"injection": 1.0}, {})],
+)
+def test_protecting_nothing_is_an_error(make_bundle: MakeBundle, defaults: dict, knobs: dict) -> None:
+    """Without strength, or with nothing but the clean branch, the picture would stay unprotected."""
+    networks = Networks()
+    with (
+        Protector(
+            make_bundle(**defaults), backend=networks, detector=FixedDetector(face_at(60, 60, 40))
+        ) as protector,
+        pytest.raises(ErasableMaskError, match="nothing would be protected with strength"),
+    ):
+        protector.protect(noise(120, 120), **knobs)
+    assert networks.made["protect"].calls == []
 
 
 def test_no_face_is_an_error(public_bundle: Bundle) -> None:

@@ -47,7 +47,7 @@ def test_order_is_path_then_package_then_pulled(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(recognizers.importlib.util, "find_spec", lambda name: None)
     assert recognizers.find() == pulled
     pulled.unlink()
-    with pytest.raises(RecognizerError, match=r"pip install 'erasablemask\[verify\]'"):
+    with pytest.raises(RecognizerError, match=r"run in the checkout: pip install '\.\[verify\]'"):
         recognizers.find()
 
 

@@ -126,7 +126,7 @@ def bundle(tmp_path: Path) -> tuple[Bundle, Path]:
     content = Manifest(
         role="authority",
         name="tiny",
-        image_size=8,
+        image_size=16,
         crop_template=((0.0, 0.0),) * 5,
         attributes=(),
         strength=0.5,

@@ -48,7 +48,7 @@ def save_run(folder: Path, about: dict[str, Any] | None = None) -> Path:
                 nn.init.uniform_(module.running_var, 0.05, 0.2)
                 nn.init.normal_(module.bias, std=0.2)
     weights = {name: network.state_dict() for name, network in networks.items()}
-    told = {"attributes": list(NAMES), "target": TARGET, "commit": "c0ffee", "steps": 12, "stage": "done"}
+    told = {"attributes": list(NAMES), "target": TARGET, "commits": ["c0ffee"], "steps": 12, "stage": "done"}
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         folder,

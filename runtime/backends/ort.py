@@ -17,6 +17,12 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 
+# Three steps: both distributions are one Python module, and whichever was installed last must be alone.
+_GPU_STEPS = (
+    "for an NVIDIA GPU, run in the checkout: pip install '.[gpu]'; "
+    "pip uninstall --yes onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,15 +46,14 @@ class OrtBackend:
             import onnxruntime as ort
         except ImportError as error:
             raise BackendError(
-                "ONNX Runtime is not installed; run: pip install onnxruntime, or for an NVIDIA GPU: "
-                "pip install 'erasablemask[gpu]'"
+                f"ONNX Runtime is not installed; run: pip install onnxruntime, or {_GPU_STEPS}"
             ) from error
         ort.disable_telemetry_events()
         asked, available = PROVIDERS[provider], ort.get_available_providers()
         if asked[0] not in available:
             raise BackendError(
-                f"ONNX Runtime {ort.__version__} has no {asked[0]} (it has: {', '.join(available)}); run: "
-                "pip uninstall onnxruntime && pip install 'erasablemask[gpu]'"
+                f"ONNX Runtime {ort.__version__} has no {asked[0]} (it has: {', '.join(available)}); "
+                f"{_GPU_STEPS}"
             )
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ErasableMaskError
+from ..errors import ErasableMaskError, ImageError
 from ._files import Job, with_progress
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def run_batch(
 def _run_one(job: Job, work: Work, options: WriteOptions) -> list[dict[str, Any]]:
     from ..pictures import check_output, make_folder, read_picture, write_picture
 
+    if not job.source.exists():
+        raise ImageError(f"there is no file {job.source}")
     check_output(
         job.target, source=job.source, overwrite=options.overwrite, replace_input=options.replace_input
     )

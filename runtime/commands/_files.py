@@ -32,10 +32,11 @@ def picture_options(command: Command) -> Command:
         click.option("--json", "as_json", is_flag=True, help="Print a report as JSON."),
         click.option(
             "--exif",
-            type=click.Choice(["no-gps", "keep", "strip"]),
-            default="no-gps",
+            type=click.Choice(["private", "strip", "keep"]),
+            default="private",
             show_default=True,
-            help="What of the EXIF data to write; never the thumbnail, which shows the face.",
+            help="What of the EXIF data to write: private leaves out places, names, serial numbers and "
+            "comments. Never the thumbnail, which shows the face.",
         ),
         click.option("--replace-input", is_flag=True, help="Allow the output to be the input file."),
         click.option("--overwrite", is_flag=True, help="Replace output files that exist."),
@@ -75,19 +76,20 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     """Pairs every picture with its output.
 
     One file goes to the file ``output``, or into it if it is a folder. Several files, and folders with
-    everything below them, go into the folder ``output``, under their own names.
+    everything below them, go into the folder ``output``, under their own names. A file that is missing is
+    found out like one that cannot be read: by the work on it.
 
     Raises:
-        click.UsageError: an input is missing, a folder holds no picture, or two outputs would be one file.
+        click.UsageError: a folder holds no picture, or two outputs would be one file.
     """
     if len(inputs) == 1 and not inputs[0].is_dir() and not output.is_dir():
-        return [_existing(Job(inputs[0], output))]
+        return [Job(inputs[0], output)]
     if output.is_file():
         raise click.UsageError(f"several pictures cannot go into the one file {output}; name a folder")
     jobs = []
     for path in inputs:
         if not path.is_dir():
-            jobs.append(_existing(Job(path, output / path.name)))
+            jobs.append(Job(path, output / path.name))
             continue
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
         # An output folder inside the input folder holds earlier results, not pictures to do.
@@ -101,12 +103,6 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
         if (other := targets.setdefault(job.target, job.source)) != job.source:
             raise click.UsageError(f"{other} and {job.source} would both become {job.target}")
     return jobs
-
-
-def _existing(job: Job) -> Job:
-    if not job.source.exists():
-        raise click.UsageError(f"there is no file {job.source}")
-    return job
 
 
 def with_progress(jobs: Sequence[Job], verb: str) -> Iterator[Job]:

@@ -54,8 +54,6 @@ def _describe(bundle: Bundle, sizes: dict[str, int]) -> str:
         "strength": manifest.strength,
         "injection": manifest.injection,
         "attributes": ", ".join(manifest.attributes),
-        "training": json.dumps(manifest.training, sort_keys=True),
-        "measured": json.dumps(manifest.measured, sort_keys=True),
         "terms": manifest.terms,
     }
     lines = [f"{label:<12}{value}" for label, value in rows.items()]

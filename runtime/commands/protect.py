@@ -71,6 +71,12 @@ def command(
     from ..shipped import default_bundle
 
     opened = open_bundle(bundle or default_bundle("public"))
+    if opened.manifest.demo:
+        click.echo(
+            "Warning: the key of this demo bundle's authority is public: anybody can erase the protection. "
+            "Train and seal your own bundle for real use.",
+            err=True,
+        )
     detector = FaceDetector.from_bundle(opened, threads=threads, min_face_px=min_face)
     with Protector(opened, provider=provider, threads=threads, detector=detector) as protector:
         # Before the first picture: a wrong name is one error, not one for each.
@@ -81,5 +87,10 @@ def command(
             WriteOptions(exif=exif, overwrite=overwrite, replace_input=replace_input),
             verb="protected",
             as_json=as_json,
-            extra={"bundle": opened.manifest.name, "strength": knobs.strength, "injection": knobs.injection},
+            extra={
+                "bundle": opened.manifest.name,
+                "demo": opened.manifest.demo,
+                "strength": knobs.strength,
+                "injection": knobs.injection,
+            },
         )

