@@ -15,7 +15,6 @@ from PIL import Image
 from runtime.errors import BundleError
 from runtime.manifest import Manifest
 from runtime.results import Face
-from runtime.shipped import default_bundle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MANIFEST = Manifest(
@@ -81,11 +80,6 @@ def test_close_up_stays_inside_the_photo(demo: ModuleType) -> None:
 def test_demo_runs_with_the_shipped_bundle(
     demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    try:
-        default_bundle("public")
-        default_bundle("authority")
-    except BundleError as error:
-        pytest.skip(f"the shipped bundles are missing: {error}")
     demo.main(tmp_path)
     names = {f"{version}_{photo}.jpg" for version in demo.VERSIONS for photo in demo.PHOTOS}
     assert {path.name for path in tmp_path.iterdir()} == names | {"sheet.png", "report.json"}
