@@ -14,7 +14,7 @@ from training.data.errors import DataError
 from training.loop import Run
 from training.noise_pool import NoisePool
 from training.stages import AttackStage, AttributeStage, ErasureStage, Networks
-from training.stages.publish import Publish, edited_attributes
+from training.stages.publish import Publish, edited_attributes, realigned
 from training.surrogates import Recognizer, RecognizerCard
 from training.surrogates.card import SurrogateError
 
@@ -235,24 +235,37 @@ def test_a_run_may_begin_with_the_first_stage_of_another(tmp_path):
     first.train(Silent(), stop_after_steps=2)
     trained = load_checkpoint(tmp_path / "first")["averaged"]["generator"]
     faster = dataclasses.replace(CONFIG, attack=dataclasses.replace(CONFIG.attack, epochs=1))
-    run = tiny_run(tmp_path / "second", faster, first_stage_of=tmp_path / "first")
+    run = tiny_run(tmp_path / "second", faster, continues=tmp_path / "first", first_stage="attack")
     assert run.stages[run.at.stage].name == "attack"
     assert torch.equal(
         run.networks.generator.encoder.layers[0][0].weight, trained["encoder.layers.0.0.weight"]
     )
-    assert run.about["first_stage"]["run"] == "first"
+    assert run.about["continues"]["run"] == "first"
     run.train(Silent())
-    assert load_checkpoint(tmp_path / "second")["about"]["first_stage"]["steps"] == 2
+    assert load_checkpoint(tmp_path / "second")["about"]["continues"]["steps"] == 2
+
+
+def test_a_run_may_begin_with_the_attack_of_another(tmp_path):
+    tiny_run(tmp_path / "first").train(Silent())
+    theirs = load_checkpoint(tmp_path / "first")["averaged"]
+    run = tiny_run(tmp_path / "second", continues=tmp_path / "first", first_stage="erasure")
+    run.train(Silent())
+    ours = load_checkpoint(tmp_path / "second")["averaged"]
+    for name, tensor in ours["generator"].items():
+        assert torch.equal(tensor, theirs["generator"][name])
+    assert not torch.equal(
+        ours["restorer"]["encoder.layers.0.0.weight"], theirs["restorer"]["encoder.layers.0.0.weight"]
+    )
 
 
 def test_a_first_stage_must_be_over_and_of_the_same_size(tmp_path):
     tiny_run(tmp_path / "first").train(Silent(), stop_after_steps=1)
-    with pytest.raises(CheckpointError, match="has not finished its first stage"):
-        tiny_run(tmp_path / "second", first_stage_of=tmp_path / "first")
+    with pytest.raises(CheckpointError, match="is still in its stage 'attributes'"):
+        tiny_run(tmp_path / "second", continues=tmp_path / "first", first_stage="attack")
     tiny_run(tmp_path / "first").train(Silent(), stop_after_steps=1)
     wider = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, width=8))
     with pytest.raises(CheckpointError, match="another size: width was 4, is 8"):
-        tiny_run(tmp_path / "second", wider, first_stage_of=tmp_path / "first")
+        tiny_run(tmp_path / "second", wider, continues=tmp_path / "first", first_stage="attack")
 
 
 def test_a_missing_or_damaged_checkpoint_is_an_error(tmp_path):
@@ -284,6 +297,15 @@ def test_published_face_changes_only_under_the_mask():
     assert published[0, :, 0].abs().max() == 0
     assert published[0, :, SIZE // 2, SIZE // 2].min() == 1
     assert torch.equal(Publish(SIZE, masked=False)(source, torch.ones_like(source)), torch.ones_like(source))
+
+
+def test_both_pictures_are_realigned_alike():
+    torch.manual_seed(0)
+    face = torch.rand(4, 3, SIZE, SIZE)
+    moved, other = realigned(face, 1 - face, 0.05)
+    torch.testing.assert_close(moved + other, torch.ones_like(face))
+    assert (moved - face).abs().mean() > 0.05
+    assert realigned(face, face, 0.0)[0] is face
 
 
 def test_edited_attributes_keep_ones_own_or_take_anothers():

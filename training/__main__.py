@@ -28,9 +28,18 @@ Example:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder; resumed.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared faces; default: beside the run.")
 @click.option(
-    "--first-stage-of",
+    "--continue",
+    "continues",
     type=click.Path(path_type=Path, exists=True),
-    help="Begin a new run at stage 2 with the networks of this one.",
+    help="Begin a new run with the networks of this one.",
+)
+@click.option(
+    "--from-stage",
+    "first_stage",
+    type=click.Choice(["attack", "erasure"]),
+    default="attack",
+    show_default=True,
+    help="With --continue: the stage to begin at.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Overrides the preset.")
 @click.option("--threads", type=int, help="CPU threads.")
@@ -45,7 +54,8 @@ def main(
     target_text: str | None,
     out: Path,
     cache: Path | None,
-    first_stage_of: Path | None,
+    continues: Path | None,
+    first_stage: str,
     assignments: tuple[str, ...],
     threads: int | None,
     steps: int | None,
@@ -79,7 +89,8 @@ def main(
         target_text=target_text,
         out=out,
         cache=cache or out.parent / "cache",
-        first_stage_of=first_stage_of,
+        continues=continues,
+        first_stage=first_stage,
         limit=limit,
     )
     try:

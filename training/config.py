@@ -112,6 +112,8 @@ class RunConfig:
     Attributes:
         precision: ``fp32`` or ``bf16`` (autocast of the networks; losses and recognisers stay fp32).
         ema_decay: of the exponential moving average that is exported; 0 exports the last weights.
+        realignment: in stage 3, how far the published face's alignment strays from the one it was protected
+            with; see ``training.stages.publish.realigned``.
         paste_mask: train on the face as it is pasted back, feathered into its surroundings.
     """
 
@@ -124,6 +126,7 @@ class RunConfig:
     noise: NoisePool = field(default_factory=NoisePool)
     precision: str = "fp32"
     ema_decay: float = 0.999
+    realignment: float = 0.0
     paste_mask: bool = True
     seed: int = 0
 
@@ -213,7 +216,7 @@ COMPACT = RunConfig(
             "attribute_real": 1.0,
         },
     ),
-    erasure=StageConfig(epochs=1, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
+    erasure=StageConfig(epochs=6, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
     attack_settings=AttackConfig(
         sigma=20.0,
         epsilon=0.15,
@@ -226,6 +229,7 @@ COMPACT = RunConfig(
     ),
     noise=NoisePool(jpeg_quality=(50.0, 95.0), gaussian_variance=0.001, resize_factor=0.5, clean_share=0.4),
     precision="bf16",
+    realignment=0.01,
 )
 
 PRESETS = {preset.name: preset for preset in (PAPER_256, COMPACT)}

@@ -51,7 +51,8 @@ class Run:
         pack: training faces.
         about: what the run was given (data, surrogates, target), JSON-like; a resumed run's must be equal.
         commit: of the code; each one that worked on the run is remembered.
-        first_stage_of: a run whose first stage is over; a new run begins with its networks at the second.
+        continues: another run, whose averaged networks a new run begins with.
+        first_stage: name of the stage at which it then begins; the other run must be past those before.
         checkpoint_every_s: seconds between checkpoints.
     """
 
@@ -65,7 +66,8 @@ class Run:
         about: dict[str, Any],
         *,
         commit: str = "unknown",
-        first_stage_of: Path | None = None,
+        continues: Path | None = None,
+        first_stage: str = "",
         checkpoint_every_s: float = 120.0,
     ) -> None:
         self.folder = folder
@@ -86,8 +88,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / CHECKPOINT_NAME).exists():
             self._resume()
-        elif first_stage_of is not None:
-            self._begin_after(first_stage_of)
+        elif continues is not None:
+            self._begin_after(continues, first_stage)
         else:
             self.stages[0].begin()
             self._begin_stage()
@@ -214,16 +216,22 @@ class Run:
             },
         )
 
-    def _begin_after(self, other: Path) -> None:
+    def _begin_after(self, other: Path, first_stage: str) -> None:
         state = load_checkpoint(other)
-        if state["position"]["stage"] < 1:
-            raise CheckpointError(f"{other} has not finished its first stage; let it train on")
+        names = [stage.name for stage in self.stages]
+        index = names.index(first_stage)
+        if state["position"]["stage"] < index:
+            raise CheckpointError(
+                f"{other} is still in its stage {names[state['position']['stage']]!r}; let it train on until "
+                f"{first_stage!r}"
+            )
         theirs, ours = state["config"]["network"], dataclasses.asdict(self.config.network)
         if theirs != ours:
             raise CheckpointError(f"{other} has networks of another size: {_differences(theirs, ours)}")
         for name, average in self.averaged.items():
             average.module.load_state_dict(state["averaged"][name])
-        self.about |= {"first_stage": {**state["about"], "run": other.name}}
+        self.about |= {"continues": {**state["about"], "run": other.name, "from_stage": first_stage}}
+        self.at = Position(stage=index - 1)
         self._next_stage()
 
     def _resume(self) -> None:

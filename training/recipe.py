@@ -42,7 +42,8 @@ class Job:
         target_text: description of the target for the bundle's users; None for its file names.
         out: the run's folder.
         cache: where prepared faces are kept.
-        first_stage_of: a run whose first stage this one takes over.
+        continues: a run whose networks this one begins with, or None.
+        first_stage: name of the stage a run that continues another begins at.
         limit: use only the first so many pictures of each partition.
     """
 
@@ -54,7 +55,8 @@ class Job:
     target_text: str | None
     out: Path
     cache: Path
-    first_stage_of: Path | None
+    continues: Path | None
+    first_stage: str
     limit: int | None
 
 
@@ -92,7 +94,8 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
             "target_sha256": [sha256(picture.read_bytes()).hexdigest() for picture in pictures],
         },
         commit=_commit(),
-        first_stage_of=job.first_stage_of,
+        continues=job.continues,
+        first_stage=job.first_stage,
     )
     _write_config(job.out, config, run.about)
     count = min(SAMPLES, len(validation))
@@ -142,7 +145,14 @@ def _stages(
             targets=targets,
             publish=publish,
         ),
-        ErasureStage(networks, config.erasure, attack=attack, noise=config.noise, publish=publish),
+        ErasureStage(
+            networks,
+            config.erasure,
+            attack=attack,
+            noise=config.noise,
+            publish=publish,
+            realignment=config.realignment,
+        ),
     ]
 
 

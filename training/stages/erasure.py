@@ -14,17 +14,21 @@ from ..config import AttackConfig, StageConfig
 from ..losses import erasure_loss
 from ..noise_pool import NoisePool
 from .base import Losses, Networks, Player
-from .publish import edited_attributes
+from .publish import edited_attributes, realigned
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    batch: Batch
+    source: Tensor
     restored: Tensor
 
 
 class ErasureStage:
-    """``L_era`` trains ``R``; the generator is frozen."""
+    """``L_era`` trains ``R``; the generator is frozen.
+
+    Args:
+        realignment: how far the alignment of the published face strays, see ``realigned``.
+    """
 
     name = "erasure"
 
@@ -36,12 +40,14 @@ class ErasureStage:
         attack: AttackConfig,
         noise: NoisePool,
         publish: Callable[[Tensor, Tensor], Tensor],
+        realignment: float = 0.0,
     ) -> None:
         self.networks = networks
         self.config = config
         self.attack = attack
         self.noise = noise
         self.publish = publish
+        self.realignment = realignment
         self.players: tuple[Player, ...] = (Player("restorer", (networks.restorer,), self._losses),)
 
     def begin(self) -> None:
@@ -57,11 +63,12 @@ class ErasureStage:
             protected = self.networks.generator(
                 batch.face, attributes, self.attack.strength, self.attack.injection
             )
-            received = self.noise(self.publish(batch.face, protected))
-        return _Outputs(batch, self.publish(received, self.networks.restorer(received)))
+            published, source = realigned(self.publish(batch.face, protected), batch.face, self.realignment)
+            received = self.noise(published)
+        return _Outputs(source, self.publish(received, self.networks.restorer(received)))
 
     def _losses(self, outputs: _Outputs) -> Losses:
-        return {"erasure": erasure_loss(outputs.restored, outputs.batch.face)}
+        return {"erasure": erasure_loss(outputs.restored, outputs.source)}
 
     def figures(self, outputs: _Outputs) -> dict[str, float]:
         return {}

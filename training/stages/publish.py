@@ -1,9 +1,10 @@
-"""The face as it is published: pasted back through the feathered mask, perhaps with other attributes."""
+"""The face as it is published and found again: attributes, paste mask, alignment."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from runtime.geometry import feather_mask
 
@@ -29,3 +30,27 @@ def edited_attributes(attributes: Tensor, edit_share: float) -> Tensor:
     others = attributes[torch.randperm(len(attributes))]
     edited = torch.rand(len(attributes), 1, device=attributes.device) < edit_share
     return torch.where(edited, others, attributes)
+
+
+def realigned(faces: Tensor, others: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+    """Both pictures of each face under one small random similarity, as when its landmarks are found anew.
+
+    The authority aligns by landmarks found on the published picture, which differ a little from those the
+    protection was made with.
+
+    Args:
+        faces, others: ``(N, C, S, S)``.
+        jitter: standard deviation of the turn in radians, of the logarithm of the scale, and of the shift
+            as a share of the side; 0 changes nothing.
+    """
+    if jitter == 0:
+        return faces, others
+    n = len(faces)
+    turn, scale = jitter * torch.randn(n), torch.exp(jitter * torch.randn(n))
+    cos, sin = scale * torch.cos(turn), scale * torch.sin(turn)
+    shift = 2 * jitter * torch.randn(n, 2)  # grid coordinates run from -1 to 1
+    theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
+    both = torch.cat([faces, others], dim=1)
+    grid = functional.affine_grid(theta.to(both), list(both.shape), align_corners=False)
+    moved = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)
+    return moved.split([faces.shape[1], others.shape[1]], dim=1)
