@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from runtime import authority
 from runtime.authority import Secret, generate_key, load_secret, seal, unseal
 from runtime.errors import BundleError, SecretError
-from runtime.manifest import Bundle, Manifest, ModelFile, open_bundle, sha256_of
+from runtime.manifest import Bundle, ModelFile, open_bundle, sha256_of
 from runtime.rotation import reseal_bundle
+from tests.manifests import manifest as plain_manifest
 
 KEY = Secret.from_key(bytes(range(32)))
 OTHER_KEY = Secret.from_key(bytes(range(1, 33)))
@@ -188,19 +189,8 @@ def make_bundle(folder: Path, *, secret: Secret, sealed: bool = True, role: str 
     files = {"restore": ("restore.onnx.sealed", data, sealed), "protect": ("protect.onnx", b"abc", False)}
     for path, content, _ in files.values():
         (folder / path).write_bytes(content)
-    manifest = Manifest(
-        role=role,  # type: ignore[arg-type]
-        name="tiny",
-        image_size=16,
-        crop_template=((0.0, 0.0),) * 5,
-        attributes=(),
-        strength=0.5,
-        injection=0.5,
-        max_batch=1,
-        precision="fp32",
-        opset=17,
-        target="nobody",
-        terms="none",
+    manifest = plain_manifest(
+        role=role,
         demo=True,
         models={
             name: ModelFile(path=path, sha256=sha256_of(content), sealed=is_sealed)

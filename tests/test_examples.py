@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -13,24 +12,10 @@ import pytest
 from PIL import Image
 
 from runtime.errors import BundleError
-from runtime.manifest import Manifest
 from runtime.results import Face
+from tests.manifests import manifest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-MANIFEST = Manifest(
-    role="public",
-    name="tiny",
-    image_size=16,
-    crop_template=((0.0, 0.0),) * 5,
-    attributes=(),
-    strength=0.5,
-    injection=0.5,
-    max_batch=1,
-    precision="fp32",
-    opset=17,
-    target="nobody",
-    terms="none",
-)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +40,10 @@ def test_every_photo_is_attributed() -> None:
 
 
 def test_target_embedding_is_read_and_normalised_or_missed_by_name(demo: ModuleType) -> None:
-    carried = dataclasses.replace(MANIFEST, training={"target_embeddings": {"sface": [2.0] + [0.0] * 127}})
+    carried = manifest(training={"target_embeddings": {"sface": [2.0] + [0.0] * 127}})
     assert np.array_equal(demo.target_embedding(carried), np.eye(1, 128, dtype=np.float32)[0])
     with pytest.raises(BundleError, match=r"training\.target_embeddings\.sface"):
-        demo.target_embedding(MANIFEST)
+        demo.target_embedding(manifest())
 
 
 def test_sheet_is_a_grid_of_four_columns(demo: ModuleType) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tiny_run import SIZE, TINY
 from training.checkpoint import CheckpointError, load_checkpoint, load_networks
-from training.config import AttackConfig, NetworkConfig, RunConfig, StageConfig
+from training.config import AttackConfig
 from training.data import FacePack
 from training.data.errors import DataError
 from training.loop import Run
@@ -18,54 +19,19 @@ from training.stages.publish import Publish, edited_attributes, realigned
 from training.surrogates import Recognizer, RecognizerCard
 from training.surrogates.card import SurrogateError
 
-SIZE = 32
 N = 8
 
-CONFIG = RunConfig(
-    name="tiny",
-    network=NetworkConfig(
-        image_size=SIZE,
-        width=4,
-        depth=3,
-        shortcut_layers=1,
-        inject_layers=1,
-        discriminator_width=4,
-        discriminator_depth=3,
-        discriminator_hidden=8,
-        discriminator_max_channels=8,
-        n_attributes=3,
-    ),
-    attributes=StageConfig(
-        epochs=1,
-        batch=4,
-        learning_rate=1e-3,
-        weights={
-            "reconstruction": 150.0,
-            "attribute": 10.0,
-            "generator": 1.0,
-            "discriminator": 1.0,
-            "attribute_real": 1.0,
-        },
-    ),
-    attack=StageConfig(
-        epochs=2,
-        batch=4,
-        learning_rate=1e-3,
-        weights={
-            "attack": 200.0,
-            "erasure": 1.0,
-            "perturbation": 1.0,
-            "attribute": 1.0,
-            "generator": 1.0,
-            "discriminator": 1.0,
-            "attribute_real": 1.0,
-        },
-    ),
-    erasure=StageConfig(epochs=1, batch=4, learning_rate=1e-3, weights={"erasure": 1.0}),
+CONFIG = dataclasses.replace(
+    TINY,
+    network=dataclasses.replace(TINY.network, n_attributes=3),
+    attributes=dataclasses.replace(TINY.attributes, epochs=1, batch=4, learning_rate=1e-3),
+    attack=dataclasses.replace(TINY.attack, epochs=2, batch=4, learning_rate=1e-3),
+    erasure=dataclasses.replace(TINY.erasure, epochs=1, batch=4, learning_rate=1e-3),
     attack_settings=AttackConfig(
         sigma=1.0, epsilon=0.0, inner_lr=0.1, primaries_per_step=1, owner_weight=0.5
     ),
     noise=NoisePool(resize_factor=0.5),
+    precision="fp32",
     ema_decay=0.9,
 )
 STEPS = 2 + 2 * 2 + 2

@@ -16,9 +16,10 @@ from runtime import authority, detection, manifest, recognizers, shipped
 from runtime.commands import keygen, seal, unseal, verify
 from runtime.commands import recognizers as recognizers_command
 from runtime.errors import ErasableMaskError, NoFaceError, RecognizerError, SecretError
-from runtime.manifest import Bundle, Manifest, ModelFile, open_bundle, sha256_of
+from runtime.manifest import Bundle, ModelFile, open_bundle, sha256_of
 from runtime.results import Face
 from runtime.verification import KnownFace, find_again
+from tests.manifests import manifest as plain_manifest
 
 PORTRAIT = Path(__file__).parents[1] / "examples" / "portrait.jpg"
 COMMANDS = (keygen.command, seal.command, unseal.command, verify.command, recognizers_command.command)
@@ -123,19 +124,8 @@ def bundle(tmp_path: Path) -> tuple[Bundle, Path]:
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "restore.onnx").write_bytes(sealed)
-    content = Manifest(
+    content = plain_manifest(
         role="authority",
-        name="tiny",
-        image_size=16,
-        crop_template=((0.0, 0.0),) * 5,
-        attributes=(),
-        strength=0.5,
-        injection=0.5,
-        max_batch=1,
-        precision="fp32",
-        opset=17,
-        target="nobody",
-        terms="none",
         demo=True,
         models={"restore": ModelFile(path="restore.onnx", sha256=sha256_of(sealed), sealed=True)},
     )
