@@ -14,7 +14,8 @@ from training.data import FacePack
 from training.data.errors import DataError
 from training.loop import Run
 from training.noise_pool import NoisePool
-from training.stages import AttackStage, AttributeStage, ErasureStage, Networks
+from training.recipe import make_stages
+from training.stages import Networks
 from training.stages.publish import Publish, edited_attributes, realigned
 from training.surrogates import Recognizer, RecognizerCard
 from training.surrogates.card import SurrogateError
@@ -84,20 +85,7 @@ def tiny_run(folder, config=CONFIG, surrogates=3, given=None, **options) -> Run:
     recognizers = [tiny_recognizer(i) for i in range(surrogates)]
     targets = [nn.functional.normalize(torch.ones(6), dim=0) for _ in recognizers]
     publish = Publish(SIZE, masked=config.paste_mask)
-    attack = config.attack_settings
-    stages = [
-        AttributeStage(networks, config.attributes),
-        AttackStage(
-            networks,
-            config.attack,
-            attack=attack,
-            noise=config.noise,
-            surrogates=recognizers,
-            targets=targets,
-            publish=publish,
-        ),
-        ErasureStage(networks, config.erasure, attack=attack, noise=config.noise, publish=publish),
-    ]
+    stages = make_stages(config, networks, recognizers, targets, publish)
     return Run(folder, config, networks, stages, tiny_pack(), given or {"target": "nobody"}, **options)
 
 

@@ -81,7 +81,7 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
         job.out,
         config,
         networks,
-        _stages(config, networks, recognizers, target_embeddings(pictures, recognizers), publish),
+        make_stages(config, networks, recognizers, target_embeddings(pictures, recognizers), publish),
         faces,
         {
             "preset": config.name,
@@ -126,13 +126,18 @@ def _networks(config: RunConfig) -> Networks:
     return networks
 
 
-def _stages(
+def make_stages(
     config: RunConfig,
     networks: Networks,
     recognizers: Sequence[Recognizer],
     targets: Sequence[Tensor],
     publish: Publish,
 ) -> list[Stage]:
+    """The paper's three stages, in order, for the same networks.
+
+    Args:
+        targets: unit-norm embedding ``(d_i,)`` of the target by each recogniser.
+    """
     attack = config.attack_settings
     return [
         AttributeStage(networks, config.attributes),
