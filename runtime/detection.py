@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from .areas import AreaSums
 from .backends import Backend, create_backend
+from .closing import Closing
 from .manifest import Bundle
 from .results import Face
 
@@ -36,7 +35,7 @@ NETWORK_BATCH = 512
 logger = logging.getLogger(__name__)
 
 
-class FaceDetector:
+class FaceDetector(Closing):
     """MTCNN over three backends (see ``export.detector`` for their inputs and outputs). A context manager.
 
     Args:
@@ -158,14 +157,6 @@ class FaceDetector:
         """Closes the three networks."""
         for net in (self._pnet, self._rnet, self._onet):
             net.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def default_min_face_px(height: int, width: int) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import geometry
 from .backends import Backend, BackendFactory, create_backend
+from .closing import Closing
 from .detection import FaceDetector
 from .errors import BackendError, BundleError, NoFaceError
 from .knobs import Knobs, resolve_knobs
@@ -25,7 +24,7 @@ ImageU8 = NDArray[np.uint8]
 logger = logging.getLogger(__name__)
 
 
-class _FacePipeline:
+class _FacePipeline(Closing):
     """What protecting and erasing share: a detector, some networks, and the way in and out of a picture."""
 
     def __init__(
@@ -104,14 +103,6 @@ class _FacePipeline:
     def close(self) -> None:
         """Closes the detector and the networks."""
         self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Protector(_FacePipeline):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from numpy.typing import NDArray
 
+from ..closing import Closing
 from ..errors import BackendError
 from .base import Tensors
 
 
-class FakeBackend:
+class FakeBackend(Closing):
     """Answers with ``function(inputs)`` and remembers the inputs of every call.
 
     Attributes:
@@ -35,11 +34,3 @@ class FakeBackend:
     def close(self) -> None:
         """See ``Backend.close``."""
         self._function = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from numpy.typing import NDArray
 
+from ..closing import Closing
 from ..errors import BackendError
 from .base import Tensors
 
@@ -26,7 +26,7 @@ _GPU_STEPS = (
 logger = logging.getLogger(__name__)
 
 
-class OrtBackend:
+class OrtBackend(Closing):
     """A network in ONNX Runtime.
 
     Args:
@@ -93,11 +93,3 @@ class OrtBackend:
     def close(self) -> None:
         """See ``Backend.close``."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
