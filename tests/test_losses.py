@@ -104,3 +104,12 @@ def test_gradients_agree_with_finite_differences(loss):
     torch.manual_seed(0)
     a, b = (torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert gradcheck(loss, (a, b))
+
+
+def test_perceptual_loss_is_free_below_its_bound():
+    """Distances 0.1 and 0.3 at a bound of 0.2: (0.2 + 0.3) / 2; only the second has a gradient, 1/2."""
+    distances = torch.tensor([0.1, 0.3], requires_grad=True)
+    loss = losses.perceptual_loss(distances, 0.2)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.25)
+    assert distances.grad.tolist() == [0.0, 0.5]

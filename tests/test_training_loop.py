@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tests.tiny_run import SIZE, TINY
-from training.checkpoint import CheckpointError, load_checkpoint, load_networks
+from training.batches import take
+from training.checkpoint import CheckpointError, load_checkpoint, load_networks, save_checkpoint
 from training.config import AttackConfig
 from training.data import FacePack
 from training.data.errors import DataError
@@ -79,13 +80,18 @@ def tiny_recognizer(seed: int) -> Recognizer:
     return Recognizer(card, network)
 
 
+def mean_difference(picture: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Stands for LPIPS."""
+    return (picture - reference).abs().flatten(1).mean(1)
+
+
 def tiny_run(folder, config=CONFIG, surrogates=3, given=None, **options) -> Run:
     torch.manual_seed(config.seed)
     networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
     recognizers = [tiny_recognizer(i) for i in range(surrogates)]
     targets = [nn.functional.normalize(torch.ones(6), dim=0) for _ in recognizers]
     publish = Publish(SIZE, masked=config.paste_mask)
-    stages = make_stages(config, networks, recognizers, targets, publish)
+    stages = make_stages(config, networks, recognizers, targets, publish, mean_difference)
     return Run(folder, config, networks, stages, tiny_pack(), given or {"target": "nobody"}, **options)
 
 
@@ -267,3 +273,92 @@ def test_edited_attributes_keep_ones_own_or_take_anothers():
     assert torch.equal(edited_attributes(attributes, 0.0), attributes)
     edited = edited_attributes(attributes, 1.0)
     assert torch.equal(edited.sum(0), torch.ones(6))
+
+
+def settings(**attack) -> object:
+    return dataclasses.replace(CONFIG, attack_settings=dataclasses.replace(CONFIG.attack_settings, **attack))
+
+
+def attack_step(folder, config):
+    """Losses and the perturbation encoder's gradients of the first step of stage 2."""
+    run = tiny_run(folder, config)
+    run.train(Silent(), stop_after_steps=2)
+    stage = run.stages[1]
+    stage.begin()
+    stage.modes()
+    torch.manual_seed(5)
+    pack = tiny_pack()
+    batch = take(pack, np.arange(6), np.zeros(6, dtype=bool))
+    outputs = stage.forward(batch, 0)
+    return stage, batch, outputs
+
+
+def test_shared_batches_show_each_face_to_one_surrogate(tmp_path):
+    stage, batch, _ = attack_step(tmp_path, settings(share_batch=True))
+    seen = []
+    for surrogate in stage.surrogates:
+        surrogate.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    for loss in stage._attack_losses(batch):
+        seen.clear()
+        loss(batch.face)
+        assert [len(faces) for faces in seen] == [2]
+    assert [batch.face[s].shape[0] for s in stage._shares(7)] == [2, 2, 2]
+    assert [(s.start, s.stop) for s in stage._shares(7)] == [(0, 2), (2, 4), (4, 7)]
+
+
+def test_the_mean_over_shared_losses_is_the_unshared_one_for_equal_surrogates(tmp_path):
+    """With one and the same surrogate K times, mean of the K shares' losses = loss of the whole batch."""
+    stage, batch, _ = attack_step(tmp_path, settings(share_batch=True))
+    stage.surrogates = [stage.surrogates[0]] * 3
+    stage.targets = [stage.targets[0]] * 3
+    shared = torch.stack([loss(batch.face) for loss in stage._attack_losses(batch)]).mean()
+    stage.attack = dataclasses.replace(stage.attack, share_batch=False)
+    torch.testing.assert_close(shared, stage._attack_losses(batch)[0](batch.face))
+
+
+def test_a_batch_too_small_to_share_is_refused(tmp_path):
+    config = dataclasses.replace(
+        settings(share_batch=True), attack=dataclasses.replace(CONFIG.attack, batch=2)
+    )
+    with pytest.raises(ValueError, match="batch of at least 3 faces to share, found 2"):
+        tiny_run(tmp_path, config)
+
+
+def test_the_perceptual_loss_compares_what_is_published_with_the_edited_face(tmp_path):
+    stage, batch, outputs = attack_step(tmp_path, settings(lpips_bound=0.0))
+    edited = stage.publish(batch.face, outputs.edited)
+    expected = mean_difference(outputs.published, edited).mean()
+    torch.testing.assert_close(stage._losses(outputs)["lpips"], expected)
+    stage.attack = dataclasses.replace(stage.attack, lpips_bound=9.0)
+    assert stage._losses(outputs)["lpips"].item() == 9.0
+
+
+def test_a_weight_for_lpips_without_its_network_is_refused():
+    networks = Networks(CONFIG.network.generator(), CONFIG.network.restorer(), CONFIG.network.discriminator())
+    recognizers = [tiny_recognizer(i) for i in range(2)]
+    with pytest.raises(ValueError, match="the loss lpips has a weight; expected its network"):
+        make_stages(CONFIG, networks, recognizers, [torch.ones(6)] * 2, Publish(SIZE, masked=True))
+
+
+def test_jittered_landmarks_change_what_surrogates_see_but_not_the_owner(tmp_path):
+    stage, batch, _ = attack_step(
+        tmp_path, settings(landmark_jitter=0.05, owner_weight=1.0, owner_margin=-1.0)
+    )
+    torch.manual_seed(1)
+    jittered = stage._attack_losses(batch)[0](batch.face)
+    stage.attack = dataclasses.replace(stage.attack, landmark_jitter=0.0)
+    plain = stage._attack_losses(batch)[0](batch.face)
+    assert not torch.equal(jittered, plain)
+    embedding_grid = stage.surrogates[0].sampling_grid(batch.landmarks, SIZE)
+    target = (1 - stage.surrogates[0](batch.face, embedding_grid) @ stage.targets[0]).mean()
+    torch.testing.assert_close(plain, target + 2.0)  # the owner matches himself: cosine 1, margin -1
+
+
+def test_a_checkpoint_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
+    tiny_run(tmp_path).train(Silent(), stop_after_steps=1)
+    state = load_checkpoint(tmp_path)
+    del state["config"]["attack_settings"]["share_batch"]
+    save_checkpoint(tmp_path, state)
+    tiny_run(tmp_path).train(Silent(), stop_after_steps=1)
+    with pytest.raises(CheckpointError, match=r"attack_settings\.share_batch was False, is True"):
+        tiny_run(tmp_path, settings(share_batch=True))

@@ -41,6 +41,11 @@ Example:
     show_default=True,
     help="With --continue: the stage to begin at.",
 )
+@click.option(
+    "--lpips-trunk",
+    type=click.Path(path_type=Path, exists=True),
+    help="torchvision's AlexNet weights for the loss lpips; default: torchvision downloads them.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Overrides the preset.")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--steps", type=int, help="Stop after so many steps; the run can be resumed.")
@@ -56,6 +61,7 @@ def main(
     cache: Path | None,
     continues: Path | None,
     first_stage: str,
+    lpips_trunk: Path | None,
     assignments: tuple[str, ...],
     threads: int | None,
     steps: int | None,
@@ -68,6 +74,7 @@ def main(
     from .checkpoint import CheckpointError
     from .config import PRESETS, override
     from .data.errors import DataError
+    from .perceptual import PerceptualError
     from .recipe import Job, train
     from .surrogates.card import SurrogateError
 
@@ -91,11 +98,12 @@ def main(
         cache=cache or out.parent / "cache",
         continues=continues,
         first_stage=first_stage,
+        lpips_trunk=lpips_trunk,
         limit=limit,
     )
     try:
         train(job, threads=threads, steps=steps)
-    except (CheckpointError, DataError, SurrogateError) as error:
+    except (CheckpointError, DataError, PerceptualError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
 
 

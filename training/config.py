@@ -82,6 +82,12 @@ class AttackConfig:
             are taken at the parameters themselves, the meta step's limit for a small ``inner_lr``.
         owner_weight: of the owner term inside each surrogate's loss; 0 is the paper.
         owner_margin: cosine to oneself below which the owner counts as lost.
+        share_batch: each face meets one surrogate a step instead of all: the same expectation for 1/K of
+            the recognisers' cost a face.
+        landmark_jitter: standard deviation of the landmarks that surrogates align by, as a share of the
+            side; strangers find landmarks of their own.
+        lpips_bound: LPIPS to the edited face up to which the perturbation is free; counts only where the
+            loss ``lpips`` has a weight (the paper has none).
         edit_share: share of faces given another face's attributes; the others keep their own.
     """
 
@@ -95,6 +101,9 @@ class AttackConfig:
     meta_every: int = 1
     owner_weight: float = 0.0
     owner_margin: float = 0.0
+    share_batch: bool = False
+    landmark_jitter: float = 0.0
+    lpips_bound: float = 0.0
     edit_share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -203,8 +212,8 @@ COMPACT = RunConfig(
         },
     ),
     attack=StageConfig(
-        epochs=1,
-        batch=16,
+        epochs=12,
+        batch=24,
         learning_rate=3e-4,
         weights={
             "attribute": 0.2,
@@ -212,6 +221,7 @@ COMPACT = RunConfig(
             "attack": 200.0,
             "erasure": 2.0,
             "perturbation": 4.0,
+            "lpips": 200.0,
             "discriminator": 1.0,
             "attribute_real": 1.0,
         },
@@ -225,6 +235,9 @@ COMPACT = RunConfig(
         meta_every=3,
         owner_weight=1.0,
         owner_margin=0.1,
+        share_batch=True,
+        landmark_jitter=0.01,
+        lpips_bound=0.06,
         edit_share=0.5,
     ),
     noise=NoisePool(jpeg_quality=(50.0, 95.0), gaussian_variance=0.001, resize_factor=0.5, clean_share=0.4),

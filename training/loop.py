@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .averaging import averaged
 from .batches import epoch_batches, steps_per_epoch
 from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_checkpoint
-from .config import RunConfig
+from .config import RunConfig, config_from_dict
 from .data import FacePack
 from .stages import Losses, Networks, Player, Stage
 
@@ -242,11 +242,12 @@ class Run:
                 f"{self.folder} holds a run that was given something else; use another --out, or the same: "
                 f"{_differences(remembered, self.given)}"
             )
-        if state["config"] != dataclasses.asdict(self.config):
+        saved = dataclasses.asdict(config_from_dict(state["config"]))  # fields it lacks had their defaults
+        if saved != dataclasses.asdict(self.config):
             raise CheckpointError(
                 f"{self.folder} holds a run of another configuration; "
                 f"use another --out, or the same settings: "
-                f"{_differences(state['config'], dataclasses.asdict(self.config))}"
+                f"{_differences(saved, dataclasses.asdict(self.config))}"
             )
         self.at = Position(**state["position"])
         for name, network in self.networks.items().items():

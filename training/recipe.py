@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from .data import FacePack, pack_faces, read_celeba
 from .data.celeba import ATTRIBUTES, TRAIN, VALIDATION
 from .loop import Run
 from .monitor import RunMonitor, fixed_threads
+from .perceptual import Lpips
 from .stages import AttackStage, AttributeStage, ErasureStage, Networks, Stage
 from .stages.publish import Publish
 from .surrogates import Recognizer, load_cards, load_recognizer, select_white_box
@@ -44,6 +45,8 @@ class Job:
         cache: where prepared faces are kept.
         continues: a run whose networks this one begins with, or None.
         first_stage: name of the stage a run that continues another begins at.
+        lpips_trunk: torchvision's AlexNet weights, for a preset with the loss ``lpips``; None lets
+            torchvision download them.
         limit: use only the first so many pictures of each partition.
     """
 
@@ -57,6 +60,7 @@ class Job:
     cache: Path
     continues: Path | None
     first_stage: str
+    lpips_trunk: Path | None
     limit: int | None
 
 
@@ -66,6 +70,7 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
     Raises:
         CheckpointError: the run's folder holds another configuration or a damaged checkpoint.
         DataError: the data set or the target cannot be used.
+        PerceptualError: LPIPS's weights cannot be used.
         SurrogateError: a recogniser cannot be used.
     """
     fixed_threads(threads)
@@ -81,7 +86,14 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
         job.out,
         config,
         networks,
-        make_stages(config, networks, recognizers, target_embeddings(pictures, recognizers), publish),
+        make_stages(
+            config,
+            networks,
+            recognizers,
+            target_embeddings(pictures, recognizers),
+            publish,
+            Lpips("alex", job.lpips_trunk) if "lpips" in config.attack.weights else None,
+        ),
         faces,
         {
             "preset": config.name,
@@ -132,11 +144,13 @@ def make_stages(
     recognizers: Sequence[Recognizer],
     targets: Sequence[Tensor],
     publish: Publish,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[Stage]:
     """The paper's three stages, in order, for the same networks.
 
     Args:
         targets: unit-norm embedding ``(d_i,)`` of the target by each recogniser.
+        perceptual: LPIPS, for a configuration that trains for it.
     """
     attack = config.attack_settings
     return [
@@ -149,6 +163,7 @@ def make_stages(
             surrogates=recognizers,
             targets=targets,
             publish=publish,
+            perceptual=perceptual,
         ),
         ErasureStage(
             networks,

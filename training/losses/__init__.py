@@ -8,7 +8,7 @@ from .attack import (
     surrogate_weights,
 )
 from .attributes import attribute_loss
-from .pixel import erasure_loss, perturbation_loss, reconstruction_loss
+from .pixel import erasure_loss, perceptual_loss, perturbation_loss, reconstruction_loss
 
 __all__ = [
     "adversarial_attack_loss",
@@ -18,6 +18,7 @@ __all__ = [
     "generator_loss",
     "impersonation_loss",
     "owner_loss",
+    "perceptual_loss",
     "perturbation_loss",
     "reconstruction_loss",
     "surrogate_weights",

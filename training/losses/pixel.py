@@ -28,6 +28,18 @@ def perturbation_loss(protected: Tensor, edited: Tensor, sigma: float) -> Tensor
     return _norms(protected - edited).clamp_min(sigma).mean()
 
 
+def perceptual_loss(distances: Tensor, bound: float) -> Tensor:
+    """``max(bound, LPIPS(x_adv, x_cov^{att_b}))``, mean over the batch; Eq. 8's hinge on another distance.
+
+    Not in the paper, which measures LPIPS (Table VI) but does not train for it.
+
+    Args:
+        distances: ``(N,)`` LPIPS of each face.
+        bound: below it the gradient is 0.
+    """
+    return distances.clamp_min(bound).mean()
+
+
 def erasure_loss(restored: Tensor, source: Tensor) -> Tensor:
     """Eq. 13: ``||x_rec - x_cov||_2``, mean over the batch (the paper sums over the data set); >= 0."""
     return _norms(restored - source).mean()

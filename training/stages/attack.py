@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..losses import (
     generator_loss,
     impersonation_loss,
     owner_loss,
+    perceptual_loss,
     perturbation_loss,
     surrogate_weights,
 )
@@ -53,9 +55,11 @@ class AttackStage:
         surrogates: K white-box recognisers, frozen.
         targets: ``(d_i,)`` unit-norm embedding of the target by each of them.
         publish: how a face is pasted back.
+        perceptual: LPIPS of two batches of pictures; needed where the loss ``lpips`` has a weight.
 
     Raises:
         SurrogateError: fewer than two surrogates.
+        ValueError: the batch cannot be shared among the surrogates, or LPIPS is missing.
     """
 
     name = "attack"
@@ -70,9 +74,16 @@ class AttackStage:
         surrogates: Sequence[Recognizer],
         targets: Sequence[Tensor],
         publish: Callable[[Tensor, Tensor], Tensor],
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         if len(surrogates) < 2:
             raise SurrogateError(f"expected at least 2 surrogates to take turns, found {len(surrogates)}")
+        if attack.share_batch and config.batch < len(surrogates):
+            raise ValueError(
+                f"expected a batch of at least {len(surrogates)} faces to share, found {config.batch}"
+            )
+        if "lpips" in config.weights and perceptual is None:
+            raise ValueError("the loss lpips has a weight; expected its network, found None")
         self.networks = networks
         self.config = config
         self.attack = attack
@@ -80,6 +91,7 @@ class AttackStage:
         self.surrogates = list(surrogates)
         self.targets = list(targets)
         self.publish = publish
+        self.perceptual = perceptual if "lpips" in config.weights else None
         self.history: list[list[float]] = []  # mean loss of each surrogate, a row an epoch
         self._sums = torch.zeros(len(self.surrogates))
         self._steps = 0
@@ -148,20 +160,22 @@ class AttackStage:
         )
 
     def _attack_losses(self, batch: Batch) -> list[Callable[[Tensor], Tensor]]:
-        grids: dict[Any, Tensor] = {}  # recognisers of one template share their sampling grid
+        side = batch.face.shape[-1]
+        found = batch.landmarks
+        if self.attack.landmark_jitter:
+            found = found + self.attack.landmark_jitter * side * torch.randn_like(found)
 
-        def loss_of(surrogate: Recognizer, target: Tensor) -> Callable[[Tensor], Tensor]:
-            template = (surrogate.card.box, surrogate.card.size_hw)
-            if template not in grids:
-                grids[template] = surrogate.sampling_grid(batch.landmarks, batch.face.shape[-1])
-            grid = grids[template]
+        def loss_of(surrogate: Recognizer, target: Tensor, faces: slice) -> Callable[[Tensor], Tensor]:
+            grid = surrogate.sampling_grid(found[faces], side)
             owner = None
             if self.attack.owner_weight:
                 with torch.no_grad():
-                    owner = surrogate(batch.face, grid)
+                    owner = surrogate(
+                        batch.face[faces], surrogate.sampling_grid(batch.landmarks[faces], side)
+                    )
 
             def loss(observed: Tensor) -> Tensor:
-                embedding = surrogate(observed, grid)
+                embedding = surrogate(observed[faces], grid)
                 total = impersonation_loss(embedding, target)
                 if owner is not None:
                     total = total + self.attack.owner_weight * owner_loss(
@@ -171,7 +185,20 @@ class AttackStage:
 
             return loss
 
-        return [loss_of(s, t) for s, t in zip(self.surrogates, self.targets, strict=True)]
+        return [
+            loss_of(surrogate, target, faces)
+            for surrogate, target, faces in zip(
+                self.surrogates, self.targets, self._shares(len(batch)), strict=True
+            )
+        ]
+
+    def _shares(self, n: int) -> list[slice]:
+        """The faces of a batch that each surrogate sees."""
+        k = len(self.surrogates)
+        if not self.attack.share_batch:
+            return [slice(0, n)] * k
+        edges = [i * n // k for i in range(k + 1)]
+        return [slice(start, stop) for start, stop in pairwise(edges)]
 
     def _discriminator_losses(self, outputs: _Outputs) -> Losses:
         n = len(outputs.batch)
@@ -185,13 +212,18 @@ class AttackStage:
 
     def _losses(self, outputs: _Outputs) -> Losses:
         logits, attributes = self.networks.discriminator(outputs.published)
-        return {
+        losses = {
             "attack": outputs.attack.total,
             "erasure": erasure_loss(outputs.restored, outputs.batch.face),
             "perturbation": perturbation_loss(outputs.protected, outputs.edited, self.attack.sigma),
             "attribute": attribute_loss(attributes, outputs.attributes),
             "generator": generator_loss(logits),
         }
+        if self.perceptual is not None:
+            edited = self.publish(outputs.batch.face, outputs.edited)
+            distances = self.perceptual(outputs.published, edited)
+            losses["lpips"] = perceptual_loss(distances, self.attack.lpips_bound)
+        return losses
 
     def figures(self, outputs: _Outputs) -> dict[str, float]:
         figures = {"auxiliary": float(outputs.attack.auxiliary)}
