@@ -15,9 +15,11 @@ from runtime.detection import FaceDetector
 from runtime.manifest import open_bundle
 from runtime.pictures import read_picture
 from runtime.shipped import default_bundle
+from training.evaluation import Embedder, load_recognizers
+from training.evaluation.statistics import write_json
 
-from .common import draw, environment, write_json
-from .recognition import FARS, Embedder, VerifyRecognizer, embed_main_face, load_recognizers
+from .common import draw, environment
+from .recognition import FARS, VerifyRecognizer, embed_main_face
 
 
 @click.command()

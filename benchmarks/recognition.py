@@ -1,57 +1,18 @@
-"""Recognisers as the hacker runs them: on saved pictures, with faces found anew."""
+"""Recognisers on whole pictures: faces found anew by the project's detector."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from runtime import recognizers
 from runtime.detection import FaceDetector
-from runtime.geometry import box_transform, warp
-from runtime.manifest import sha256_of
 from runtime.results import Face
-from training.surrogates.card import RecognizerCard, load_cards
+from training.evaluation import Embedder, Embedding
 
-Embedding = NDArray[np.float32]
 FARS = (0.1, 0.01, 0.001, 0.0001)
-
-
-class OnnxRecognizer:
-    """A recogniser in ONNX Runtime: RGB in [0, 1], the card's rectangle and size, unit-norm embedding."""
-
-    def __init__(self, card: RecognizerCard, *, threads: int | None = None) -> None:
-        self.card = card
-        options = ort.SessionOptions()
-        if threads:
-            options.intra_op_num_threads = threads
-        model = card.path.read_bytes()
-        self.name = card.name
-        self.sha256 = sha256_of(model)
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-
-    def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
-        """Embedding ``(d,)`` of the face with these landmarks ``(5, 2)`` in a picture ``(H, W, 3)``."""
-        matrix = box_transform(landmarks, self.card.box, self.card.size_hw)
-        face = warp(pixels, matrix, self.card.size_hw).astype(np.float32) / 255
-        (embedding,) = self._session.run(None, {self._input: face.transpose(2, 0, 1)[None]})
-        return embedding[0] / np.linalg.norm(embedding[0])
-
-
-class Embedder(Protocol):
-    """What calibration and measurement need of a recogniser."""
-
-    name: str
-    sha256: str
-
-    def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding: ...
 
 
 class VerifyRecognizer:
@@ -64,11 +25,6 @@ class VerifyRecognizer:
 
     def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
         return self._recognizer.embed(pixels, landmarks)
-
-
-def load_recognizers(cards: Path, *, threads: int | None = None) -> list[OnnxRecognizer]:
-    """Every recogniser of a cards file."""
-    return [OnnxRecognizer(card, threads=threads) for card in load_cards(cards).values()]
 
 
 def main_face(faces: Sequence[Face], near: tuple[float, float]) -> Face | None:
@@ -88,38 +44,3 @@ def embed_main_face(
     if face is None:
         return None
     return {r.name: r.embed(pixels, face.landmarks) for r in recognizers}
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Cosine thresholds by recogniser and false accept rate, from ``benchmarks.calibrate``.
-
-    Attributes:
-        by_name: of each recogniser, its file's ``sha256`` and its ``threshold`` by false accept rate.
-        source: how many pictures and pairs they come from.
-    """
-
-    by_name: dict[str, dict[str, Any]]
-    source: dict[str, Any]
-
-    def at(self, name: str, far: float) -> float:
-        """The cosine above which a fraction ``far`` of impostor pairs lies."""
-        return self.by_name[name]["threshold"][str(far)]
-
-    def check(self, embedders: Sequence[Embedder]) -> None:
-        """Makes sure that every recogniser was calibrated with the very file at hand.
-
-        Raises:
-            ValueError: one was not.
-        """
-        for embedder in embedders:
-            if self.by_name.get(embedder.name, {}).get("sha256") != embedder.sha256:
-                raise ValueError(
-                    f"no thresholds of this file of {embedder.name!r}; run: python -m benchmarks.calibrate"
-                )
-
-
-def read_thresholds(path: Path) -> Thresholds:
-    """Reads what ``benchmarks.calibrate`` wrote."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    return Thresholds(raw["recognizers"], {key: raw[key] for key in ("pictures", "pairs", "seed")})

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.common import Estimate, draw, mean_of, share_of, write_json
-from benchmarks.efficacy import Sample, quality_of, summarise
+from benchmarks.common import draw
+from benchmarks.efficacy import Sample, summarise
 from benchmarks.model_card import BEGIN, END, fill, measured_block
-from benchmarks.recognition import Thresholds
+from training.evaluation import Estimate, Thresholds, mean_of, quality_of, share_of
+from training.evaluation.statistics import write_json
 
 TARGET = np.array([1.0, 0.0])
 OWNER = np.array([0.0, 1.0])

@@ -53,13 +53,13 @@ class Silent:
     def epoch(self, stage, epoch, global_step, figures): ...
 
 
-def tiny_pack() -> FacePack:
+def tiny_pack(n_attributes: int = 3) -> FacePack:
     rng = np.random.default_rng(0)
     landmarks = np.array([[12, 13], [20, 13], [16, 18], [13, 23], [19, 23]], dtype=np.float32)
     return FacePack(
         crops=rng.integers(0, 256, (N, SIZE, SIZE, 3), dtype=np.uint8),
         landmarks=landmarks + rng.normal(0, 0.3, (N, 5, 2)).astype(np.float32),
-        attributes=rng.integers(0, 2, (N, 3)).astype(np.uint8),
+        attributes=rng.integers(0, 2, (N, n_attributes)).astype(np.uint8),
         identities=np.arange(N),
         names=tuple(f"{i}.png" for i in range(N)),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.geometry import crop_transform, transform_points, warp
@@ -37,23 +38,32 @@ def target_pictures(path: Path) -> list[Path]:
     return found
 
 
+def target_crops(pictures: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Aligned crops ``(N, S, S, 3)`` of the target, S = 256, and their landmarks ``(N, 5, 2)``.
+
+    Raises:
+        DataError: a picture shows no face.
+    """
+    landmarks = find_landmarks(pictures)
+    crops, points = [], []
+    for picture, face in zip(pictures, landmarks, strict=True):
+        image = read_rgb(picture)
+        if image is None or np.isnan(face).any():
+            raise DataError(f"no face was found in the target's picture {picture}")
+        matrix = crop_transform(face, TARGET_CROP_PX)
+        crops.append(warp(image, matrix, (TARGET_CROP_PX, TARGET_CROP_PX)))
+        points.append(transform_points(face, matrix))
+    return np.stack(crops), np.stack(points)
+
+
 def target_embeddings(pictures: Sequence[Path], recognizers: Sequence[Recognizer]) -> list[Tensor]:
     """The target's unit-norm embedding ``(d_i,)`` by each recogniser: the mean over its pictures.
 
     Raises:
         DataError: a picture shows no face.
     """
-    landmarks = find_landmarks(pictures)
-    faces, points = [], []
-    for picture, face in zip(pictures, landmarks, strict=True):
-        image = read_rgb(picture)
-        if image is None or np.isnan(face).any():
-            raise DataError(f"no face was found in the target's picture {picture}")
-        matrix = crop_transform(face, TARGET_CROP_PX)
-        faces.append(warp(image, matrix, (TARGET_CROP_PX, TARGET_CROP_PX)))
-        points.append(transform_points(face, matrix))
-    face_batch = to_network(np.stack(faces))
-    landmark_batch = torch.from_numpy(np.stack(points))
+    crops, landmarks = target_crops(pictures)
+    face_batch, landmark_batch = to_network(crops), torch.from_numpy(landmarks)
     embeddings = []
     for recognizer in recognizers:
         with torch.no_grad():

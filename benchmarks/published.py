@@ -1,0 +1,101 @@
+"""A picture's life as files: protected, saved, published, restored by the authority, saved again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.authority import load_secret, unseal_model
+from runtime.detection import FaceDetector
+from runtime.errors import NoFaceError
+from runtime.manifest import open_bundle
+from runtime.pipeline import Eraser, Protector
+from runtime.shipped import default_bundle
+
+Pixels = NDArray[np.uint8]
+# The runtime refuses strength 0, which would publish a picture without a mask; at this one no pixel's
+# perturbation reaches half a level.
+NO_PERTURBATION = 1e-6
+
+Operation = Callable[[Pixels], Pixels]
+
+
+def jpeg(pixels: Pixels, quality: int) -> bytes:
+    """The picture as the bytes of a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def decode(data: bytes) -> Pixels:
+    """Pixels ``(H, W, 3)`` of a file's bytes."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+class Publisher:
+    """A bundle's protector and eraser with everything that happens to a file between and after.
+
+    Args:
+        bundle: folder with ``public/`` and ``authority/``; None is the shipped one.
+        key: the authority's key file; None is the demo key inside the bundle.
+        quality: of every saved JPEG file.
+        threads: CPU threads of each network.
+    """
+
+    def __init__(
+        self, bundle: Path | None, key: Path | None, *, quality: int, threads: int | None = None
+    ) -> None:
+        self.bundle = bundle or default_bundle("public").parent
+        self.key = key or self.bundle / "authority" / "demo.key"
+        self.quality = quality
+        self.threads = threads
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Publisher:
+        public, authority = open_bundle(self.bundle / "public"), open_bundle(self.bundle / "authority")
+        restorer = unseal_model(authority, load_secret(key_file=self.key))
+        enter = self._stack.enter_context
+        self.detector = enter(FaceDetector.from_bundle(public, threads=self.threads))
+        self._protector = enter(Protector(public, threads=self.threads))
+        self._eraser = enter(Eraser(authority, restorer, threads=self.threads))
+        self.about: dict[str, Any] = {
+            "name": public.manifest.name,
+            "precision": public.manifest.precision,
+            "sha256": {
+                "protect": public.manifest.models["protect"].sha256,
+                "restore": authority.manifest.models["restore"].sha256,
+            },
+        }
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def protect(self, clean: Pixels) -> bytes:
+        """The protected picture as a file.
+
+        Raises:
+            NoFaceError: no face was found.
+        """
+        return jpeg(self._protector.protect(clean).pixels, self.quality)
+
+    def edit(self, clean: Pixels) -> Pixels:
+        """The attribute-edited picture with no perturbation to speak of, not saved: Table VI's reference."""
+        return self._protector.protect(clean, strength=NO_PERTURBATION).pixels
+
+    def erase(self, published: Pixels) -> bytes | None:
+        """The restored picture as a file; None where the authority finds no face on the published one."""
+        try:
+            return jpeg(self._eraser.erase(published).pixels, self.quality)
+        except NoFaceError:
+            return None
