@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.networks import Decoder, Discriminator, Generator, Restorer
+from training.networks import ContextEncoder, Decoder, Discriminator, Encoder, Generator, Restorer
 from training.networks.generator import mix
 
 SIZE = 32
@@ -83,3 +83,30 @@ def test_discriminator_heads():
 def test_decoder_says_what_it_expects_of_its_layers():
     with pytest.raises(ValueError, match=r"expected shortcut_layers and inject_layers in 0\.\.2"):
         Decoder(width=4, depth=3, n_attributes=1, shortcut_layers=3)
+
+
+def test_context_starts_as_the_plain_encoder_and_then_sees_further(face):
+    torch.manual_seed(0)
+    plain, context = Encoder(width=4, depth=3).eval(), ContextEncoder(width=4, depth=3, levels=2).eval()
+    context.layers.load_state_dict(plain.layers.state_dict())
+    for own, other in zip(context(face), plain(face), strict=True):
+        torch.testing.assert_close(own, other)
+    for refinement in context.refinements:
+        torch.nn.init.normal_(refinement[-1].weight)
+    changed = face.clone()
+    changed[:, :, :4, :4] += 1  # the far corner's first feature sees 4 pixels, not these
+    far = (slice(None), slice(None), -4, -4)
+    assert torch.equal(plain(face)[0][far], plain(changed)[0][far])
+    moved = [c - f for c, f in zip(context(changed), context(face), strict=True)]
+    assert moved[0][:, :, 6, 6].abs().max() > 0  # 12 pixels down: only context reaches there
+
+
+def test_a_fresh_generator_with_context_perturbs_nothing_and_trains_it(face, attributes):
+    torch.manual_seed(0)
+    generator = Generator(
+        width=4, depth=3, n_attributes=5, shortcut_layers=2, perturbation_context=True
+    ).eval()
+    protected = generator(face, attributes, 0.7)
+    torch.testing.assert_close(protected, generator.edit(face, attributes))
+    protected.square().sum().backward()
+    assert all(r[-1].weight.grad.abs().sum() > 0 for r in generator.perturbation_encoder.refinements)

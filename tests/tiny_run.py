@@ -11,6 +11,7 @@ from torch import nn
 
 from training.checkpoint import save_checkpoint
 from training.config import COMPACT, NetworkConfig
+from training.networks import ContextEncoder
 
 SIZE = 32
 NAMES = ("Bangs", "Eyeglasses", "Male", "Young")
@@ -29,6 +30,7 @@ TINY = dataclasses.replace(
         discriminator_hidden=8,
         discriminator_max_channels=16,
         n_attributes=len(NAMES),
+        perturbation_context=True,
     ),
 )
 
@@ -47,6 +49,9 @@ def save_run(folder: Path, about: dict[str, Any] | None = None) -> Path:
                 nn.init.normal_(module.running_mean, std=0.1)
                 nn.init.uniform_(module.running_var, 0.05, 0.2)
                 nn.init.normal_(module.bias, std=0.2)
+            if isinstance(module, ContextEncoder):
+                for refinement in module.refinements:
+                    nn.init.normal_(refinement[-1].weight, std=0.1)
     weights = {name: network.state_dict() for name, network in networks.items()}
     told = {"attributes": list(NAMES), "target": TARGET, "commits": ["c0ffee"], "steps": 12, "stage": "done"}
     folder.mkdir(parents=True, exist_ok=True)

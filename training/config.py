@@ -24,6 +24,7 @@ class NetworkConfig:
     discriminator_hidden: int
     discriminator_max_channels: int
     n_attributes: int = 13
+    perturbation_context: bool = False
 
     def generator(self) -> Generator:
         return Generator(
@@ -32,6 +33,7 @@ class NetworkConfig:
             n_attributes=self.n_attributes,
             shortcut_layers=self.shortcut_layers,
             inject_layers=self.inject_layers,
+            perturbation_context=self.perturbation_context,
         )
 
     def restorer(self) -> Restorer:
@@ -192,20 +194,21 @@ COMPACT = RunConfig(
         image_size=128,
         width=32,
         depth=4,
-        shortcut_layers=2,
+        shortcut_layers=3,
         inject_layers=1,
         discriminator_width=32,
         discriminator_depth=5,
         discriminator_hidden=128,
         discriminator_max_channels=256,
+        perturbation_context=True,
     ),
     attributes=StageConfig(
-        epochs=5,
+        epochs=4,
         batch=32,
         learning_rate=5e-4,
         weights={
             "reconstruction": 150.0,
-            "attribute": 2.0,
+            "attribute": 4.0,
             "generator": 1.0,
             "discriminator": 1.0,
             "attribute_real": 1.0,
@@ -232,7 +235,7 @@ COMPACT = RunConfig(
         epsilon=0.15,
         inner_lr=0.3,
         primaries_per_step=1,
-        meta_every=3,
+        meta_every=4,
         owner_weight=1.0,
         owner_margin=0.1,
         share_batch=True,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .blocks import Decoder, Encoder
+from .blocks import ContextEncoder, Decoder, Encoder
 
 
 class CleanBranch(NamedTuple):
@@ -37,14 +37,26 @@ class Generator(nn.Module):
         n_attributes: length of the attribute vector.
         shortcut_layers: encoder features handed to the decoder (AttGAN: 1).
         inject_layers: decoder layers after the first that see the attributes again (AttGAN: 1).
+        perturbation_context: give ``E_adv`` a way back up, see ``ContextEncoder``; the paper has none.
     """
 
     def __init__(
-        self, *, width: int, depth: int, n_attributes: int, shortcut_layers: int = 1, inject_layers: int = 1
+        self,
+        *,
+        width: int,
+        depth: int,
+        n_attributes: int,
+        shortcut_layers: int = 1,
+        inject_layers: int = 1,
+        perturbation_context: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(width=width, depth=depth)
-        self.perturbation_encoder = Encoder(width=width, depth=depth)
+        self.perturbation_encoder = (
+            ContextEncoder(width=width, depth=depth, levels=shortcut_layers)
+            if perturbation_context
+            else Encoder(width=width, depth=depth)
+        )
         self.decoder = Decoder(
             width=width,
             depth=depth,
@@ -56,7 +68,7 @@ class Generator(nn.Module):
 
     def start_perturbation_from_encoder(self) -> None:
         """Initialises ``E_adv`` from ``G_enc``, so that stage 2 starts from no perturbation at all."""
-        self.perturbation_encoder.load_state_dict(self.encoder.state_dict())
+        self.perturbation_encoder.layers.load_state_dict(self.encoder.layers.state_dict())
 
     def clean(self, face: Tensor, attributes: Tensor) -> CleanBranch:
         """The clean branch: ``z_clean = G_enc(x)`` and its decoding.
