@@ -33,8 +33,8 @@ from runtime.shipped import default_bundle
 
 from .common import Estimate, draw, environment, mean_of, pictures_below, share_of, write_json
 from .recognition import (
+    Embedder,
     Embedding,
-    OnnxRecognizer,
     Thresholds,
     embed_main_face,
     load_recognizers,
@@ -75,7 +75,7 @@ def run_picture(
     protector: Protector,
     eraser: Eraser,
     detector: FaceDetector,
-    recognizers: Sequence[OnnxRecognizer],
+    recognizers: Sequence[Embedder],
 ) -> Sample | None:
     """Protects, saves, erases, saves and measures one picture; None where its face is not found."""
     clean = read_picture(path).pixels
