@@ -9,8 +9,7 @@ from onnx import TensorProto, helper, save
 from torch import nn
 
 from runtime.geometry import ARCFACE_TEMPLATE, box_transform, crop_template, warp
-from training.surrogates import Recognizer, load_cards, load_recognizer, select_white_box
-from training.surrogates.card import SurrogateError
+from training.surrogates import Recognizer, SurrogateError, load_cards, load_recognizer, select_white_box
 from training.target import target_pictures
 
 
@@ -23,10 +22,16 @@ def cards_file(tmp_path):
         helper.make_node("GlobalAveragePool", ["face"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["embedding"], axis=1),
     ]
-    graph = helper.make_graph(nodes, "mean", [face], [embedding])
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "mean.onnx")
-    entry = {"size": [28, 28], "box": [0, 0, 112, 112], "threshold": {"0.01": 0.2}, "file": "mean.onnx"}
-    models = {"open": {**entry, "role": "white-box"}, "held_out": {**entry, "role": "black-box"}}
+    models = {}
+    for name, role in (("open", "white-box"), ("held_out", "black-box")):
+        graph = helper.make_graph(nodes, name, [face], [embedding])
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / f"{name}.onnx")
+        models[name] = {
+            "role": role,
+            "size": [28, 28],
+            "box": [0, 0, 112, 112],
+            "threshold": {"0.01": 0.2},
+        }
     (tmp_path / "cards.json").write_text(json.dumps({"models": models}))
     return tmp_path / "cards.json"
 
@@ -52,13 +57,53 @@ def test_held_out_and_unknown_recognisers_cannot_be_trained_against(cards_file, 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"role": "grey-box"}, "role white-box or black-box"), ({"size": 3}, "the card of 'open' is malformed")],
+    [
+        ({"role": "grey-box"}, "role white-box or black-box, found 'grey-box'"),
+        ({"source": "tensorflow"}, "source onnx or facenet-pytorch or frbench, found 'tensorflow'"),
+        ({"colour": "yuv"}, "colour rgb or bgr, found 'yuv'"),
+        ({"mean": 127.5}, r"of pixels in \[0, 1\], found \(127.5, 127.5, 127.5\)"),
+        ({"std": [1, 1, 0]}, r"and \(1.0, 1.0, 0.0\)"),
+        ({"mean": [0.5, 0.5]}, "not enough values"),
+        ({"size": 3}, "TypeError"),
+    ],
 )
 def test_a_malformed_card_is_named(cards_file, change, message):
+    rewrite(cards_file, change)
+    with pytest.raises(SurrogateError, match=f"the card of 'open' is malformed: .*{message}"):
+        load_cards(cards_file)
+
+
+def rewrite(cards_file, change):
+    """Changes fields of the card ``open``."""
     raw = json.loads(cards_file.read_text())
     raw["models"]["open"].update(change)
     cards_file.write_text(json.dumps(raw))
-    with pytest.raises(SurrogateError, match=message):
+
+
+def test_a_surrogate_needs_no_thresholds(cards_file):
+    raw = json.loads(cards_file.read_text())
+    del raw["models"]["open"]["threshold"]
+    cards_file.write_text(json.dumps(raw))
+    assert load_cards(cards_file)["open"].thresholds == {}
+
+
+def test_a_held_out_file_cannot_be_a_surrogate_under_another_name(cards_file):
+    copy = cards_file.parent / "copy.onnx"
+    copy.write_bytes((cards_file.parent / "held_out.onnx").read_bytes())
+    rewrite(cards_file, {"file": "copy.onnx"})
+    with pytest.raises(
+        SurrogateError, match=r"'open' is white-box and 'held_out' is black-box, but .*\(SHA-256 "
+    ):
+        load_cards(cards_file)
+    rewrite(cards_file, {"role": "black-box"})
+    assert len(load_cards(cards_file)) == 2
+
+
+def test_held_out_weights_cannot_be_a_surrogates_either(cards_file):
+    entry = {"size": [160, 160], "box": [0, 0, 112, 112], "source": "facenet-pytorch", "weights": "vggface2"}
+    models = {"a": {**entry, "role": "white-box"}, "b": {**entry, "role": "black-box"}}
+    cards_file.write_text(json.dumps({"models": models}))
+    with pytest.raises(SurrogateError, match=r"the same network \(facenet-pytorch vggface2\)"):
         load_cards(cards_file)
 
 

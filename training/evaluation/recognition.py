@@ -1,4 +1,4 @@
-"""Recognisers as strangers run them: ONNX Runtime, uint8 pictures, thresholds calibrated on the very file."""
+"""Recognisers as strangers run them: uint8 pictures in, thresholds calibrated on the very file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from runtime.geometry import box_transform, warp
 
-from ..surrogates.card import RecognizerCard, load_cards
+from ..surrogates import RecognizerCard, load_cards, load_recognizer
 
 Embedding = NDArray[np.float32]
 
@@ -29,7 +30,7 @@ class Embedder(Protocol):
 
 
 class OnnxRecognizer:
-    """A recogniser in ONNX Runtime: RGB in [0, 1], the card's rectangle and size, unit-norm embedding."""
+    """A recogniser in ONNX Runtime, which is what its file is run with elsewhere."""
 
     def __init__(self, card: RecognizerCard, *, threads: int | None = None) -> None:
         import onnxruntime as ort
@@ -38,6 +39,8 @@ class OnnxRecognizer:
         options = ort.SessionOptions()
         if threads:
             options.intra_op_num_threads = threads
+        if card.source != "onnx" or card.path is None:
+            raise ValueError(f"{card.name} is from {card.source}: only an ONNX file runs in ONNX Runtime")
         model = card.path.read_bytes()
         self.name = card.name
         self.sha256 = hashlib.sha256(model).hexdigest()
@@ -46,15 +49,48 @@ class OnnxRecognizer:
 
     def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
         """Embedding ``(d,)`` of the face with these landmarks ``(5, 2)`` in a picture ``(H, W, 3)``."""
-        matrix = box_transform(landmarks, self.card.box, self.card.size_hw)
-        face = warp(pixels, matrix, self.card.size_hw).astype(np.float32) / 255
-        (embedding,) = self._session.run(None, {self._input: face.transpose(2, 0, 1)[None]})
+        face = align(pixels, landmarks, self.card)
+        ordered = face[..., ::-1] if self.card.colour == "bgr" else face
+        normalised = (ordered - np.float32(self.card.mean)) / np.float32(self.card.std)
+        (embedding,) = self._session.run(None, {self._input: normalised.transpose(2, 0, 1)[None]})
         return embedding[0] / np.linalg.norm(embedding[0])
 
 
-def load_recognizers(cards: Path, *, threads: int | None = None) -> list[OnnxRecognizer]:
-    """Every recogniser of a cards file."""
-    return [OnnxRecognizer(card, threads=threads) for card in load_cards(cards).values()]
+class TorchRecognizer:
+    """A recogniser of another source, in torch; ``sha256`` is of its weights, wherever they came from."""
+
+    def __init__(self, card: RecognizerCard) -> None:
+        self.card = card
+        self.name = card.name
+        self._recognizer = load_recognizer(card)
+        digest = hashlib.sha256()
+        for key, tensor in self._recognizer.network.state_dict().items():
+            digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
+        self.sha256 = digest.hexdigest()
+
+    def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
+        """Embedding ``(d,)`` of the face with these landmarks ``(5, 2)`` in a picture ``(H, W, 3)``."""
+        face = torch.from_numpy(align(pixels, landmarks, self.card)).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            return self._recognizer.embed(face)[0].numpy()
+
+
+def align(
+    pixels: NDArray[np.uint8], landmarks: NDArray[np.floating], card: RecognizerCard
+) -> NDArray[np.float32]:
+    """The face at a recogniser's template and size: ``(h, w, 3)`` RGB in [0, 1]."""
+    matrix = box_transform(landmarks, card.box, card.size_hw)
+    return warp(pixels, matrix, card.size_hw).astype(np.float32) / 255
+
+
+def load_recognizers(cards: Path, *, threads: int | None = None) -> list[OnnxRecognizer | TorchRecognizer]:
+    """Every recogniser of a cards file: ONNX files in ONNX Runtime, the others in torch."""
+    if threads:
+        torch.set_num_threads(threads)
+    return [
+        OnnxRecognizer(card, threads=threads) if card.source == "onnx" else TorchRecognizer(card)
+        for card in load_cards(cards).values()
+    ]
 
 
 @dataclass(frozen=True)

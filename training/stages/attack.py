@@ -27,8 +27,7 @@ from ..losses import (
 from ..meta_attack import AttackLosses, Parameters, meta_auxiliary_attack
 from ..networks.generator import CleanBranch
 from ..noise_pool import NoisePool
-from ..surrogates import Recognizer
-from ..surrogates.card import SurrogateError
+from ..surrogates import Recognizer, SurrogateError
 from .base import Losses, Networks, Player
 from .publish import edited_attributes
 

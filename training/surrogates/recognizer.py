@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,21 +9,27 @@ from torch.nn import functional
 
 from runtime.geometry import box_transform, invert
 
-from .card import RecognizerCard, SurrogateError
+from .card import RecognizerCard
+from .sources import LOADERS
 
 
 class Recognizer(nn.Module):
     """A frozen face recogniser that sees the face as deployed ones do: warped to its own template.
 
     Args:
-        card: the recogniser's input rectangle and size.
-        network: ``(N, 3, H, W)`` RGB in [0, 1] to ``(N, d)``.
+        card: the recogniser's input rectangle, size, colour order and normalisation.
+        network: ``(N, 3, H, W)``, so normalised, to ``(N, d)``.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, card: RecognizerCard, network: nn.Module) -> None:
         super().__init__()
         self.card = card
         self.network = network.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(card.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(card.std).view(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Recognizer:
         """Stays in evaluation mode: the recogniser is what the attack is measured against."""
@@ -64,28 +68,24 @@ class Recognizer(nn.Module):
             aligned = functional.grid_sample(
                 face.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
             )
-            # Convolutions are faster channels last, forward and back.
-            unit = ((aligned + 1) / 2).contiguous(memory_format=torch.channels_last)
-            return functional.normalize(self.network(unit), dim=1)
+            return self.embed((aligned + 1) / 2)
+
+    def embed(self, aligned: Tensor) -> Tensor:
+        """Unit-norm embeddings ``(N, d)`` of faces at the recogniser's own template and size.
+
+        Args:
+            aligned: ``(N, 3, H, W)`` RGB in [0, 1].
+        """
+        ordered = aligned.flip(1) if self.card.colour == "bgr" else aligned
+        normalised = ((ordered - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return functional.normalize(self.network(normalised), dim=1)
 
 
 def load_recognizer(card: RecognizerCard) -> Recognizer:
-    """Loads an ONNX recogniser as a differentiable module.
+    """Loads a card's network from its source.
 
     Raises:
-        SurrogateError: the file is missing or has an operator that cannot be differentiated.
+        SurrogateError: the source cannot give it.
     """
-    import onnx
-    import onnx2torch
-
-    try:
-        graph = onnx.load(card.path)
-    except OSError as error:
-        raise SurrogateError(f"{card.name}: cannot read {card.path}: {error}") from error
-    try:
-        network = onnx2torch.convert(graph)
-    except NotImplementedError as error:
-        raise SurrogateError(f"{card.name}: {card.path} cannot be made differentiable: {error}") from error
-    # onnx2torch indexes with lists, which torch deprecates; nothing here can change that.
-    warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category=UserWarning)
-    return Recognizer(card, network.to(memory_format=torch.channels_last))
+    # Convolutions are faster channels last, forward and back.
+    return Recognizer(card, LOADERS[card.source](card).to(memory_format=torch.channels_last))
