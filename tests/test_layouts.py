@@ -140,7 +140,7 @@ def test_a_layout_is_recognised_by_its_files(tmp_path, celebahq):
         DataError, match=r"somewhere has files of the layouts celeba and celebahq; .*--layout"
     ):
         read_faces(folder, Split.TRAIN)
-    with pytest.raises(DataError, match="cannot read .*list_eval_partition.txt"):
+    with pytest.raises(DataError, match=r"cannot read .*list_eval_partition.txt"):
         read_faces(folder, Split.TRAIN, "celeba")
 
 
