@@ -204,11 +204,10 @@ def table_of(result: dict[str, Any]) -> Table:
 
 def celeba_test_pictures(root: Path) -> list[Path]:
     """One picture of every person in CelebA's test partition: the first by name."""
-    from training.data import read_celeba
-    from training.data.celeba import TEST
+    from training.data import Split, read_celeba
 
     first: dict[int, Path] = {}
-    for record in read_celeba(root, TEST):
+    for record in read_celeba(root, Split.TEST):
         first.setdefault(record.identity, record.path)
     return list(first.values())
 

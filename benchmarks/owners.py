@@ -20,8 +20,7 @@ from rich.table import Table
 
 from runtime.errors import NoFaceError
 from runtime.pictures import read_picture
-from training.data import read_celeba
-from training.data.celeba import TEST
+from training.data import Split, read_celeba
 from training.evaluation import Embedder, Embedding, load_recognizers, owner_rates, read_thresholds
 from training.evaluation.rates import FARS_OWNER, VERSIONS
 from training.evaluation.statistics import percent, write_json
@@ -39,7 +38,7 @@ Faces = dict[str, Embedding] | None
 def photos_by_person(root: Path, count: int | None) -> list[list[Path]]:
     """The test partition's pictures, person by person, in the order of their names; two or more each."""
     people: dict[int, list[Path]] = {}
-    for record in read_celeba(root, TEST):
+    for record in read_celeba(root, Split.TEST):
         people.setdefault(record.identity, []).append(record.path)
     return [photos for photos in people.values() if len(photos) > 1][:count]
 

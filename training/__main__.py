@@ -16,7 +16,22 @@ Example:
 
 @click.command(epilog=EXAMPLE)
 @click.option("--preset", required=True, help="compact or paper-256.")
-@click.option("--data", required=True, type=click.Path(path_type=Path, exists=True), help="CelebA's folder.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="CelebA's folder, CelebAMask-HQ's, or any folder of pictures.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["celeba", "celebahq", "folder"]),
+    help="Layout of --data; default: recognised by its files.",
+)
+@click.option(
+    "--label-with",
+    type=click.Path(path_type=Path, exists=True),
+    help="A trained run whose discriminator predicts the attributes of pictures without labels.",
+)
 @click.option(
     "--surrogates", required=True, type=click.Path(path_type=Path, exists=True), help="Recognisers' cards."
 )
@@ -53,6 +68,8 @@ Example:
 def main(
     preset: str,
     data: Path,
+    layout: str | None,
+    label_with: Path | None,
     surrogates: Path,
     only: tuple[str, ...],
     target: Path,
@@ -90,6 +107,8 @@ def main(
     job = Job(
         config=config,
         data=data,
+        layout=layout,
+        label_with=label_with,
         surrogates=surrogates,
         only=only,
         target=target,

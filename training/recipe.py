@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .batches import take
 from .config import RunConfig
-from .data import FacePack, pack_faces, read_celeba
-from .data.celeba import ATTRIBUTES, TRAIN, VALIDATION
+from .data import ATTRIBUTES, FacePack, Labeller, Split, pack_faces, read_faces
+from .labels import RunLabeller
 from .loop import Run
 from .monitor import RunMonitor, fixed_threads
 from .perceptual import Lpips
@@ -36,7 +36,9 @@ class Job:
     """What to train, on what, and where.
 
     Attributes:
-        data: folder in CelebA's layout.
+        data: folder of the data set.
+        layout: name of its layout, see ``training.data.layouts``; None recognises it.
+        label_with: a trained run that predicts the attributes of faces without labels, or None.
         surrogates: cards file of the recognisers.
         only: names of the surrogates; empty for every white-box one.
         target: picture, or folder of pictures, of the target identity.
@@ -47,11 +49,13 @@ class Job:
         first_stage: name of the stage a run that continues another begins at.
         lpips_trunk: torchvision's AlexNet weights, for a preset with the loss ``lpips``; None lets
             torchvision download them.
-        limit: use only the first so many pictures of each partition.
+        limit: use only the first so many pictures of each split.
     """
 
     config: RunConfig
     data: Path
+    layout: str | None
+    label_with: Path | None
     surrogates: Path
     only: Sequence[str]
     target: Path
@@ -68,7 +72,8 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
     """Trains a job to its end, or for ``steps`` steps; resumes the run in ``job.out`` if there is one.
 
     Raises:
-        CheckpointError: the run's folder holds another configuration or a damaged checkpoint.
+        CheckpointError: the run's folder holds another configuration or a damaged checkpoint; or the
+            run that labels has none.
         DataError: the data set or the target cannot be used.
         PerceptualError: LPIPS's weights cannot be used.
         SurrogateError: a recogniser cannot be used.
@@ -76,8 +81,9 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
     fixed_threads(threads)
     config = job.config
     torch.manual_seed(config.seed)
-    faces = _faces(job, "train", TRAIN)
-    validation = _faces(job, "validation", VALIDATION)
+    labeller = RunLabeller(job.label_with) if job.label_with else None
+    faces = _faces(job, Split.TRAIN, labeller)
+    validation = _faces(job, Split.VALIDATION, labeller)
     recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
     pictures = target_pictures(job.target)
     publish = Publish(config.network.image_size, masked=config.paste_mask)
@@ -101,6 +107,7 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
             "seed": config.seed,
             "data": job.data.name,
             "faces": len(faces),
+            "labelled_by": faces.labelled_by,
             "surrogates": [recognizer.card.name for recognizer in recognizers],
             "target": job.target_text or ", ".join(picture.name for picture in pictures),
             "target_sha256": [sha256(picture.read_bytes()).hexdigest() for picture in pictures],
@@ -120,13 +127,15 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
             monitor.close()
 
 
-def _faces(job: Job, name: str, partition: int) -> FacePack:
+def _faces(job: Job, split: Split, labeller: Labeller | None) -> FacePack:
+    name = split.name.lower()
     size_px = job.config.network.image_size
     suffix = f"-first{job.limit}" if job.limit else ""
     return pack_faces(
-        read_celeba(job.data, partition)[: job.limit],
+        read_faces(job.data, split, job.layout)[: job.limit],
         job.cache / f"{job.data.name}-{name}-{size_px}{suffix}",
         size_px,
+        labeller=labeller,
         progress=lambda batches: track(batches, f"landmarks, {name}"),
     )
 

@@ -13,12 +13,11 @@ from torch import Tensor
 from runtime.geometry import crop_transform, transform_points, warp
 
 from .batches import to_network
-from .data import find_landmarks
-from .data.errors import DataError
+from .data import DataError, find_landmarks
+from .data.folder import PICTURE_SUFFIXES
 from .data.landmarks import read_rgb
 from .surrogates import Recognizer
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 TARGET_CROP_PX = 256
 
 

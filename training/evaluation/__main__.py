@@ -52,9 +52,7 @@ def main(
     from rich.progress import track
 
     from ..checkpoint import CheckpointError, load_networks
-    from ..data import pack_faces, read_celeba
-    from ..data.celeba import TEST, VALIDATION
-    from ..data.errors import DataError
+    from ..data import DataError, Split, pack_faces, read_celeba
     from ..monitor import fixed_threads
     from ..perceptual import Lpips
     from ..surrogates.card import SurrogateError
@@ -67,7 +65,7 @@ def main(
     fixed_threads(threads)
     try:
         config, _, _, _, about = load_networks(run)
-        records = read_celeba(data, {"validation": VALIDATION, "test": TEST}[split])
+        records = read_celeba(data, Split[split.upper()])
         size_px = config.network.image_size
         pack = pack_faces(
             records,
