@@ -51,7 +51,7 @@ class OnnxRecognizer:
         """Embedding ``(d,)`` of the face with these landmarks ``(5, 2)`` in a picture ``(H, W, 3)``."""
         face = align(pixels, landmarks, self.card)
         ordered = face[..., ::-1] if self.card.colour == "bgr" else face
-        normalised = (ordered - np.float32(self.card.mean)) / np.float32(self.card.std)
+        normalised = (ordered - np.array(self.card.mean, np.float32)) / np.array(self.card.std, np.float32)
         (embedding,) = self._session.run(None, {self._input: normalised.transpose(2, 0, 1)[None]})
         return embedding[0] / np.linalg.norm(embedding[0])
 
@@ -80,7 +80,7 @@ def align(
 ) -> NDArray[np.float32]:
     """The face at a recogniser's template and size: ``(h, w, 3)`` RGB in [0, 1]."""
     matrix = box_transform(landmarks, card.box, card.size_hw)
-    return warp(pixels, matrix, card.size_hw).astype(np.float32) / 255
+    return warp(pixels, matrix, card.size_hw).astype(np.float32) / np.float32(255)
 
 
 def load_recognizers(cards: Path, *, threads: int | None = None) -> list[OnnxRecognizer | TorchRecognizer]:

@@ -80,8 +80,8 @@ class ContextEncoder(Encoder):
         for level in range(depth - 2, depth - 2 - levels, -1):
             channels = channels_at(width, level)
             refinement = nn.Conv2d(channels, channels, 3, padding=1)
-            nn.init.zeros_(refinement.weight)
-            nn.init.zeros_(refinement.bias)
+            for parameter in refinement.parameters():
+                nn.init.zeros_(parameter)
             self.laterals.append(nn.Conv2d(channels_at(width, level + 1), channels, 1))
             self.refinements.append(nn.Sequential(nn.LeakyReLU(0.2), refinement))
 
