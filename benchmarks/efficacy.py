@@ -46,6 +46,8 @@ from .recognition import embed_main_face
 
 logger = logging.getLogger(__name__)
 
+# Embeddings of one face by recogniser; None where no face was found.
+Faces = dict[str, Embedding] | None
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -53,7 +55,7 @@ Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Sample:
     """One picture's embeddings by version and recogniser, and its picture quality."""
 
-    embeddings: dict[str, dict[str, Embedding] | None]
+    embeddings: dict[str, Faces]
     quality: dict[str, dict[str, float]]
     erased: bool  # False where the authority found no face on the published file
 
@@ -101,11 +103,15 @@ def _distances(perceptual: dict[str, Perceptual], source: Pixels, other: Pixels)
 
 
 def summarise(
-    samples: Sequence[Sample], roles: dict[str, str], target: dict[str, Embedding], thresholds: Thresholds
+    pictures: Sequence[dict[str, Faces]],
+    roles: dict[str, str],
+    target: dict[str, Embedding],
+    thresholds: Thresholds,
 ) -> dict[str, Any]:
     """Rates and mean cosines by recogniser; see ``training.evaluation.rates``.
 
     Args:
+        pictures: the face's embeddings by version; None where it was not found.
         roles: white-box or black-box, by recogniser.
         target: the target's embedding by recogniser.
     """
@@ -116,7 +122,7 @@ def summarise(
             "role": role,
             "threshold": {str(FAR_ATTACK): attack, str(FAR_ERASURE): erasure},
             **attack_rates(
-                {v: matrix([s.embeddings[v] for s in samples], name, len(target[name])) for v in VERSIONS},
+                {v: matrix([p[v] for p in pictures], name, len(target[name])) for v in VERSIONS},
                 target[name],
                 attack_threshold=attack,
                 erasure_threshold=erasure,
@@ -125,7 +131,7 @@ def summarise(
     return result
 
 
-def matrix(faces: Sequence[dict[str, Embedding] | None], name: str, size: int) -> NDArray[np.floating]:
+def matrix(faces: Sequence[Faces], name: str, size: int) -> NDArray[np.floating]:
     """``(N, d)`` embeddings of one recogniser; NaN where no face was found."""
     lost = np.full(size, np.nan)
     return np.stack([lost if face is None else face[name] for face in faces])
@@ -172,7 +178,12 @@ def measure(
             }
             for pair in samples[0].quality
         },
-        "recognizers": summarise(samples, {r.name: r.card.role for r in recognizers}, target, thresholds),
+        "recognizers": summarise(
+            [sample.embeddings for sample in samples],
+            {r.name: r.card.role for r in recognizers},
+            target,
+            thresholds,
+        ),
     }
 
 

@@ -21,18 +21,16 @@ from rich.table import Table
 from runtime.errors import NoFaceError
 from runtime.pictures import read_picture
 from training.data import Split, read_celeba
-from training.evaluation import Embedder, Embedding, load_recognizers, owner_rates, read_thresholds
+from training.evaluation import Embedder, load_recognizers, owner_rates, read_thresholds
 from training.evaluation.rates import FARS_OWNER, VERSIONS
 from training.evaluation.statistics import percent, write_json
 
 from .common import environment
-from .efficacy import matrix
+from .efficacy import Faces, matrix
 from .published import Publisher, decode
 from .recognition import embed_main_face
 
 logger = logging.getLogger(__name__)
-
-Faces = dict[str, Embedding] | None
 
 
 def photos_by_person(root: Path, count: int | None) -> list[list[Path]]:
