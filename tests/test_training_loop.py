@@ -85,14 +85,15 @@ def mean_difference(picture: torch.Tensor, reference: torch.Tensor) -> torch.Ten
     return (picture - reference).abs().flatten(1).mean(1)
 
 
-def tiny_run(folder, config=CONFIG, surrogates=3, given=None, **options) -> Run:
+def tiny_run(folder, config=CONFIG, surrogates=3, given=None, ranks=None, **options) -> Run:
     torch.manual_seed(config.seed)
     networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
     recognizers = [tiny_recognizer(i) for i in range(surrogates)]
     targets = [nn.functional.normalize(torch.ones(6), dim=0) for _ in recognizers]
     publish = Publish(SIZE, masked=config.paste_mask)
-    stages = make_stages(config, networks, recognizers, targets, publish, mean_difference)
-    return Run(folder, config, networks, stages, tiny_pack(), given or {"target": "nobody"}, **options)
+    stages = make_stages(config, networks, recognizers, targets, publish, mean_difference, ranks)
+    given = given or {"target": "nobody"}
+    return Run(folder, config, networks, stages, tiny_pack(), given, ranks=ranks, **options)
 
 
 def weights_of(folder) -> dict[str, torch.Tensor]:

@@ -62,6 +62,21 @@ Example:
     help="torchvision's AlexNet weights for the loss lpips; default: torchvision downloads them.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Overrides the preset.")
+@click.option(
+    "--accelerator",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto: CUDA where there is some.",
+)
+@click.option(
+    "--devices", type=click.IntRange(min=1), help="Processes here, a device each; default: torchrun's, or 1."
+)
+@click.option(
+    "--accumulate",
+    type=click.IntRange(min=1),
+    help="Micro-batches of a step in each process; sets the preset's field.",
+)
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--steps", type=int, help="Stop after so many steps; the run can be resumed.")
 @click.option("--limit", type=int, help="Use only the first so many training pictures.")
@@ -80,6 +95,9 @@ def main(
     first_stage: str,
     lpips_trunk: Path | None,
     assignments: tuple[str, ...],
+    accelerator: str,
+    devices: int | None,
+    accumulate: int | None,
     threads: int | None,
     steps: int | None,
     limit: int | None,
@@ -92,6 +110,7 @@ def main(
     from .config import PRESETS, override
     from .data.errors import DataError
     from .perceptual import PerceptualError
+    from .ranks import ScaleError
     from .recipe import Job, train
     from .surrogates.card import SurrogateError
 
@@ -99,6 +118,8 @@ def main(
         raise click.BadParameter(
             f"expected one of {', '.join(PRESETS)}, found {preset!r}", param_hint="--preset"
         )
+    if accumulate:
+        assignments += (f"accumulate={accumulate}",)
     try:
         config = override(PRESETS[preset], list(assignments))
     except ValueError as error:
@@ -121,8 +142,8 @@ def main(
         limit=limit,
     )
     try:
-        train(job, threads=threads, steps=steps)
-    except (CheckpointError, DataError, PerceptualError, SurrogateError) as error:
+        train(job, threads=threads, steps=steps, accelerator=accelerator, devices=devices)
+    except (CheckpointError, DataError, PerceptualError, ScaleError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -122,6 +122,8 @@ class RunConfig:
 
     Attributes:
         precision: ``fp32`` or ``bf16`` (autocast of the networks; losses and recognisers stay fp32).
+        accumulate: micro-batches of each process's part of a batch, for less memory. In stage 1 each has
+            batch statistics of its own, in stage 2 a meta step and a bound (Eqs. 10 and 12) of its own.
         ema_decay: of the exponential moving average that is exported; 0 exports the last weights.
         realignment: in stage 3, how far the published face's alignment strays from the one it was protected
             with; see ``training.stages.publish.realigned``.
@@ -136,10 +138,15 @@ class RunConfig:
     attack_settings: AttackConfig = field(default_factory=AttackConfig)
     noise: NoisePool = field(default_factory=NoisePool)
     precision: str = "fp32"
+    accumulate: int = 1
     ema_decay: float = 0.999
     realignment: float = 0.0
     paste_mask: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"expected accumulate >= 1, found {self.accumulate}")
 
 
 PAPER_256 = RunConfig(

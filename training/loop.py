@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, nn
 
 from .averaging import averaged
 from .batches import epoch_batches, steps_per_epoch
 from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_checkpoint
 from .config import RunConfig, config_from_dict
 from .data import FacePack
-from .stages import Losses, Networks, Player, Stage
+from .ranks import Ranks, launch
+from .stages import Networks, Stage
+from .step import take_step
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Run:
         continues: another run, whose averaged networks a new run begins with.
         first_stage: name of the stage at which it then begins; the other run must be past those before.
         checkpoint_every_s: seconds between checkpoints.
+        ranks: the processes that train it; this one alone, on the CPU, if None. The networks, and what the
+            stages hold, must be where they are; the first one writes the folder, which all of them read.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Run:
         continues: Path | None = None,
         first_stage: str = "",
         checkpoint_every_s: float = 120.0,
+        ranks: Ranks | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -78,13 +83,15 @@ class Run:
         self.given = about
         self.about: dict[str, Any] = {**about, "commits": [commit]}
         self.checkpoint_every_s = checkpoint_every_s
+        self.ranks = ranks or launch(accelerator="cpu", precision=config.precision)
         self.at = Position()
         self.averaged = {
             name: averaged(network, config.ema_decay) for name, network in networks.items().items()
         }
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        for stage in self.stages:
-            steps_per_epoch(pack, stage.config.batch)  # too few faces: say so before hours of training
+        for stage in self.stages:  # say before hours of training that a later stage cannot be
+            steps_per_epoch(pack, stage.config.batch)
+            self._rows(stage)
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / CHECKPOINT_NAME).exists():
             self._resume()
@@ -111,13 +118,24 @@ class Run:
                     seed=seed,
                     epoch=self.at.epoch,
                     first_step=self.at.step,
+                    rows=self._rows(stage),
                 )
                 for batch in batches:
                     if self.at.global_step == last:
                         self.save()
+                        self.ranks.wait()
                         return
-                    torch.manual_seed((self.config.seed << 32) + self.at.global_step)
-                    figures = self._step(stage, batch)
+                    figures = take_step(
+                        stage,
+                        batch,
+                        self.optimizers,
+                        self.ranks,
+                        number=self.at.global_step,
+                        seed=(self.config.seed << 32) + self.at.global_step,
+                        micro_batches=self.config.accumulate,
+                    )
+                    for name, network in self.networks.items().items():
+                        self.averaged[name].update_parameters(network)
                     self.at.step += 1
                     self.at.global_step += 1
                     monitor.step(stage, self.at.global_step, figures)
@@ -130,6 +148,7 @@ class Run:
                 saved_at = time.monotonic()
             self._next_stage()
             self.save()
+        self.ranks.wait()
 
     def averaged_copy(self) -> Networks:
         """The averaged networks as they would be exported, in evaluation mode."""
@@ -140,35 +159,9 @@ class Run:
             network.eval()
         return networks
 
-    def _step(self, stage: Stage, batch: Any) -> dict[str, float]:
-        """One step: a shared forward pass, then each player lowers its own losses."""
-        figures: dict[str, float] = {}
-        with self._autocast():
-            outputs = stage.forward(batch, self.at.global_step)
-        for player in stage.players:
-            with self._autocast(), _frozen_but(player, stage.players):
-                losses = player.losses(outputs)
-            total = self._total(losses, stage.config.weights)
-            optimizer = self.optimizers[player.name]
-            optimizer.zero_grad(set_to_none=True)
-            total.backward(inputs=player.parameters())
-            optimizer.step()
-            figures |= {name: float(value.detach()) for name, value in losses.items()}
-            figures[f"total_{player.name}"] = float(total.detach())
-        figures |= stage.figures(outputs)
-        for name, network in self.networks.items().items():
-            self.averaged[name].update_parameters(network)
-        return figures
-
-    @staticmethod
-    def _total(losses: Losses, weights: dict[str, float]) -> Tensor:
-        if missing := losses.keys() - weights.keys():
-            raise ValueError(f"no weight for the losses {', '.join(sorted(missing))}")
-        return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-
-    def _autocast(self) -> torch.autocast:
-        device = next(self.networks.generator.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+    def _rows(self, stage: Stage) -> np.ndarray | None:
+        """Which faces of a batch this process has."""
+        return self.ranks.rows(stage.config.batch, micro_batches=self.config.accumulate, shares=stage.shares)
 
     def _begin_stage(self) -> None:
         """Modes and fresh optimisers of the stage at hand."""
@@ -176,6 +169,7 @@ class Run:
             return
         stage = self.stages[self.at.stage]
         stage.modes()
+        self.ranks.refuse_own_statistics(self.networks.items().values())
         self.optimizers = {
             player.name: torch.optim.Adam(
                 player.parameters(), lr=stage.config.learning_rate, betas=(0.5, 0.999), fused=True
@@ -196,7 +190,9 @@ class Run:
         self._begin_stage()
 
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint, in the first process."""
+        if not self.ranks.first:
+            return
         stage = self.stages[self.at.stage] if self.at.stage < len(self.stages) else None
         save_checkpoint(
             self.folder,
@@ -261,23 +257,8 @@ class Run:
             optimizer.load_state_dict(state["optimizers"][name])
         if self.at.stage < len(self.stages):
             self.stages[self.at.stage].restore(state["stage_state"])
-        logger.info("resumed at stage %d, epoch %d, step %d", self.at.stage, self.at.epoch, self.at.step)
-
-
-class _frozen_but:  # noqa: N801 - reads as a verb in its with statement
-    """Within it, only one player's modules ask for gradients: none is computed to be thrown away."""
-
-    def __init__(self, player: Player, players: Sequence[Player]) -> None:
-        own = set(player.modules)
-        self.others: list[nn.Module] = [m for p in players for m in p.modules if m not in own]
-
-    def __enter__(self) -> None:
-        for module in self.others:
-            module.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for module in self.others:
-            module.requires_grad_(True)
+        if self.ranks.first:
+            logger.info("resumed at stage %d, epoch %d, step %d", self.at.stage, self.at.epoch, self.at.step)
 
 
 def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ def meta_auxiliary_attack(
     epsilon: float,
     second_order: bool = True,
     meta: bool = True,
+    mean_over_ranks: Callable[[Sequence[Tensor]], list[Tensor]] = list,
 ) -> AttackLosses:
     """Eqs. 9-12 for one batch.
 
@@ -63,6 +64,8 @@ def meta_auxiliary_attack(
         epsilon: Eq. 12's bound.
         second_order: differentiate through the inner gradient; False treats it as a constant.
         meta: False leaves the step to theta' out: the auxiliary losses are taken at theta.
+        mean_over_ranks: of each tensor, differentiable, where processes share a batch: the step to theta'
+            and Eq. 12's bound are the whole batch's.
 
     Raises:
         ValueError: fewer than two surrogates, or no primary.
@@ -77,13 +80,15 @@ def meta_auxiliary_attack(
     for p in primaries:
         losses = primary
         if meta:
-            updated = _inner_step(primary[p], parameters, inner_lr, second_order)
+            updated = _inner_step(primary[p], parameters, inner_lr, second_order, mean_over_ranks)
             observed_updated = observe(protect(updated))
             losses = [
                 primary[q] if q == p else loss(observed_updated) for q, loss in enumerate(attack_losses)
             ]
         others = [weights[q] * losses[q] for q in range(k) if q != p]
         auxiliary.append(torch.stack(others).sum() / (k - 1))
+    means = mean_over_ranks([*primary, *auxiliary])
+    primary, auxiliary = means[:k], means[k:]
     return AttackLosses(
         total=adversarial_attack_loss(primary, auxiliary, epsilon),
         primary=torch.stack(primary).detach(),
@@ -93,12 +98,18 @@ def meta_auxiliary_attack(
     )
 
 
-def _inner_step(loss: Tensor, parameters: Parameters, lr: float, second_order: bool) -> Parameters:
+def _inner_step(
+    loss: Tensor,
+    parameters: Parameters,
+    lr: float,
+    second_order: bool,
+    mean_over_ranks: Callable[[Sequence[Tensor]], list[Tensor]],
+) -> Parameters:
     """Eq. 10: ``theta' = theta - lr * grad L``, differentiable through the gradient if second order."""
     gradients = torch.autograd.grad(
         loss, list(parameters.values()), create_graph=second_order, retain_graph=True
     )
     return {
         name: theta - lr * gradient
-        for (name, theta), gradient in zip(parameters.items(), gradients, strict=True)
+        for (name, theta), gradient in zip(parameters.items(), mean_over_ranks(gradients), strict=True)
     }

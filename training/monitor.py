@@ -90,6 +90,14 @@ class RunMonitor:
         self.writer.close()
 
 
+class Unwatched:
+    """The monitor of processes beside the first: it shows and writes nothing."""
+
+    def begin(self, stage: Stage, total_steps: int, done_steps: int) -> None: ...
+    def step(self, stage: Stage, global_step: int, figures: dict[str, float]) -> None: ...
+    def epoch(self, stage: Stage, epoch: int, global_step: int, figures: dict[str, float]) -> None: ...
+
+
 def fixed_threads(threads: int | None) -> None:
     """Sets torch's CPU threads and flushes denormal numbers, which slow CPUs ten- to thirtyfold."""
     if threads:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .draws import Draws
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoisePool:
@@ -28,24 +30,36 @@ class NoisePool:
     resize_factor: float = 0.25
     clean_share: float = 0.25
 
-    def __call__(self, face: Tensor) -> Tensor:
-        """Distorts ``(N, 3, S, S)`` in [-1, 1]; differentiable; draws from torch's global generator."""
+    def __call__(self, face: Tensor, draws: Draws | None = None) -> Tensor:
+        """Distorts ``(N, 3, S, S)`` in [-1, 1]; differentiable; draws from torch's global generator.
+
+        Args:
+            draws: for faces that are part of a batch.
+        """
         if torch.rand(()) < self.clean_share:
             return face
-        return (self.jpeg, self.gaussian, self.resize)[int(torch.randint(3, ()))](face)
+        match int(torch.randint(3, ())):
+            case 0:
+                return self.jpeg(face, draws)
+            case 1:
+                return self.gaussian(face, draws)
+            case _:
+                return self.resize(face)
 
-    def jpeg(self, face: Tensor) -> Tensor:
+    def jpeg(self, face: Tensor, draws: Draws | None = None) -> Tensor:
         """JPEG with a differentiable rounding (kornia)."""
         from kornia.enhance import jpeg_codec_differentiable  # heavy, and only training needs it
 
         low, high = self.jpeg_quality
-        quality = low + (high - low) * torch.rand(len(face), device=face.device)
+        draws = draws or Draws(len(face))
+        quality = low + (high - low) * draws.uniform().to(face.device)
         unit = ((face.float() + 1) / 2).clamp(0, 1)
         return jpeg_codec_differentiable(unit, quality) * 2 - 1
 
-    def gaussian(self, face: Tensor) -> Tensor:
+    def gaussian(self, face: Tensor, draws: Draws | None = None) -> Tensor:
         """White noise of ``gaussian_variance``; the range [-1, 1] is twice [0, 1]."""
-        return (face + 2 * self.gaussian_variance**0.5 * torch.randn_like(face)).clamp(-1, 1)
+        noise = (draws or Draws(len(face))).normal_like(face)
+        return (face + 2 * self.gaussian_variance**0.5 * noise).clamp(-1, 1)
 
     def resize(self, face: Tensor) -> Tensor:
         """Down by ``resize_factor`` and back, bilinear, antialiased."""

@@ -21,8 +21,9 @@ from .config import RunConfig
 from .data import ATTRIBUTES, FacePack, Labeller, Split, pack_faces, read_faces
 from .labels import RunLabeller
 from .loop import Run
-from .monitor import RunMonitor, fixed_threads
+from .monitor import RunMonitor, Unwatched, fixed_threads
 from .perceptual import Lpips
+from .ranks import Ranks, launch
 from .stages import AttackStage, AttributeStage, ErasureStage, Networks, Stage
 from .stages.publish import Publish
 from .surrogates import Recognizer, load_cards, load_recognizer, select_white_box
@@ -68,38 +69,47 @@ class Job:
     limit: int | None
 
 
-def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> None:
+def train(
+    job: Job,
+    *,
+    threads: int | None = None,
+    steps: int | None = None,
+    accelerator: str = "auto",
+    devices: int | None = None,
+) -> None:
     """Trains a job to its end, or for ``steps`` steps; resumes the run in ``job.out`` if there is one.
+
+    Args:
+        accelerator, devices: see ``training.ranks.launch``.
 
     Raises:
         CheckpointError: the run's folder holds another configuration or a damaged checkpoint; or the
             run that labels has none.
         DataError: the data set or the target cannot be used.
         PerceptualError: LPIPS's weights cannot be used.
+        ScaleError: the run cannot be spread over devices as asked.
         SurrogateError: a recogniser cannot be used.
     """
-    fixed_threads(threads)
     config = job.config
+    ranks = launch(accelerator=accelerator, devices=devices, precision=config.precision)
+    fixed_threads(threads)
     torch.manual_seed(config.seed)
     labeller = RunLabeller(job.label_with) if job.label_with else None
-    faces = _faces(job, Split.TRAIN, labeller)
-    validation = _faces(job, Split.VALIDATION, labeller)
+    with ranks.first_goes_ahead():
+        faces = _faces(job, Split.TRAIN, labeller)
+        validation = _faces(job, Split.VALIDATION, labeller)
     recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
     pictures = target_pictures(job.target)
     publish = Publish(config.network.image_size, masked=config.paste_mask)
-    networks = _networks(config)
+    networks = _networks(config, ranks)
+    targets = [target.to(ranks.device) for target in target_embeddings(pictures, recognizers)]
+    recognizers = [recognizer.to(ranks.device) for recognizer in recognizers]
+    perceptual = Lpips("alex", job.lpips_trunk).to(ranks.device) if "lpips" in config.attack.weights else None
     run = Run(
         job.out,
         config,
         networks,
-        make_stages(
-            config,
-            networks,
-            recognizers,
-            target_embeddings(pictures, recognizers),
-            publish,
-            Lpips("alex", job.lpips_trunk) if "lpips" in config.attack.weights else None,
-        ),
+        make_stages(config, networks, recognizers, targets, publish, perceptual, ranks),
         faces,
         {
             "preset": config.name,
@@ -115,7 +125,11 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
         commit=_commit(),
         continues=job.continues,
         first_stage=job.first_stage,
+        ranks=ranks,
     )
+    if not ranks.first:
+        run.train(Unwatched(), stop_after_steps=steps)
+        return
     _write_config(job.out, config, run.about)
     count = min(SAMPLES, len(validation))
     sample = take(validation, np.arange(count), np.zeros(count, dtype=bool))
@@ -140,11 +154,13 @@ def _faces(job: Job, split: Split, labeller: Labeller | None) -> FacePack:
     )
 
 
-def _networks(config: RunConfig) -> Networks:
-    networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
-    for network in networks.items().values():
-        network.to(memory_format=torch.channels_last)
-    return networks
+def _networks(config: RunConfig, ranks: Ranks) -> Networks:
+    network = config.network
+    return Networks(
+        ranks.place(network.generator()),
+        ranks.place(network.restorer()),
+        ranks.place(network.discriminator()),
+    )
 
 
 def make_stages(
@@ -154,12 +170,14 @@ def make_stages(
     targets: Sequence[Tensor],
     publish: Publish,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> list[Stage]:
     """The paper's three stages, in order, for the same networks.
 
     Args:
         targets: unit-norm embedding ``(d_i,)`` of the target by each recogniser.
         perceptual: LPIPS, for a configuration that trains for it.
+        ranks: the processes that share a batch, if there are several.
     """
     attack = config.attack_settings
     return [
@@ -173,6 +191,7 @@ def make_stages(
             targets=targets,
             publish=publish,
             perceptual=perceptual,
+            mean_over_ranks=ranks.mean if ranks else list,
         ),
         ErasureStage(
             networks,

@@ -55,6 +55,7 @@ class AttackStage:
         targets: ``(d_i,)`` unit-norm embedding of the target by each of them.
         publish: how a face is pasted back.
         perceptual: LPIPS of two batches of pictures; needed where the loss ``lpips`` has a weight.
+        mean_over_ranks: of each tensor, for a batch that is divided among processes.
 
     Raises:
         SurrogateError: fewer than two surrogates.
@@ -74,6 +75,7 @@ class AttackStage:
         targets: Sequence[Tensor],
         publish: Callable[[Tensor, Tensor], Tensor],
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        mean_over_ranks: Callable[[Sequence[Tensor]], list[Tensor]] = list,
     ) -> None:
         if len(surrogates) < 2:
             raise SurrogateError(f"expected at least 2 surrogates to take turns, found {len(surrogates)}")
@@ -90,6 +92,7 @@ class AttackStage:
         self.surrogates = list(surrogates)
         self.targets = list(targets)
         self.publish = publish
+        self.mean_over_ranks = mean_over_ranks
         self.perceptual = perceptual if "lpips" in config.weights else None
         self.history: list[list[float]] = []  # mean loss of each surrogate, a row an epoch
         self._sums = torch.zeros(len(self.surrogates))
@@ -112,6 +115,10 @@ class AttackStage:
         self.networks.generator.perturbation_encoder.requires_grad_(True)
 
     @property
+    def shares(self) -> int:
+        return len(self.surrogates) if self.attack.share_batch else 1
+
+    @property
     def weights(self) -> Tensor:
         """w_i(t) of Eq. 11 for the epoch at hand."""
         previous, before = ([None, None, *self.history][-1], [None, None, *self.history][-2])
@@ -126,13 +133,14 @@ class AttackStage:
 
     def forward(self, batch: Batch, step: int) -> _Outputs:
         generator = self.networks.generator
-        attributes = edited_attributes(batch.attributes, self.attack.edit_share)
+        edited = edited_attributes(batch.all_attributes, self.attack.edit_share)
+        attributes = batch.draws.mine(edited).to(batch.face.device)
         with torch.no_grad():
             clean = generator.clean(batch.face, attributes)
 
         attack = meta_auxiliary_attack(
             lambda theta: self._protect(theta, batch, clean, attributes),
-            lambda protected: self.noise(self.publish(batch.face, protected)),
+            lambda protected: self.noise(self.publish(batch.face, protected), batch.draws),
             self._attack_losses(batch),
             dict(generator.perturbation_encoder.named_parameters()),
             weights=self.weights,
@@ -141,8 +149,9 @@ class AttackStage:
             epsilon=self.attack.epsilon,
             second_order=self.attack.second_order,
             meta=step % self.attack.meta_every == 0,
+            mean_over_ranks=self.mean_over_ranks,
         )
-        self._sums += attack.primary
+        self._sums += attack.primary.cpu()
         self._steps += 1
 
         published = self.publish(batch.face, attack.protected)
@@ -162,16 +171,17 @@ class AttackStage:
         side = batch.face.shape[-1]
         found = batch.landmarks
         if self.attack.landmark_jitter:
-            found = found + self.attack.landmark_jitter * side * torch.randn_like(found)
+            found = found + self.attack.landmark_jitter * side * batch.draws.normal_like(found)
+
+        def grid_of(surrogate: Recognizer, landmarks: Tensor) -> Tensor:
+            return surrogate.sampling_grid(landmarks, side).to(batch.face.device, non_blocking=True)
 
         def loss_of(surrogate: Recognizer, target: Tensor, faces: slice) -> Callable[[Tensor], Tensor]:
-            grid = surrogate.sampling_grid(found[faces], side)
+            grid = grid_of(surrogate, found[faces])
             owner = None
             if self.attack.owner_weight:
                 with torch.no_grad():
-                    owner = surrogate(
-                        batch.face[faces], surrogate.sampling_grid(batch.landmarks[faces], side)
-                    )
+                    owner = surrogate(batch.face[faces], grid_of(surrogate, batch.landmarks[faces]))
 
             def loss(observed: Tensor) -> Tensor:
                 embedding = surrogate(observed[faces], grid)
@@ -194,7 +204,7 @@ class AttackStage:
     def _shares(self, n: int) -> list[slice]:
         """The faces of a batch that each surrogate sees."""
         k = len(self.surrogates)
-        if not self.attack.share_batch:
+        if self.shares == 1:
             return [slice(0, n)] * k
         edges = [i * n // k for i in range(k + 1)]
         return [slice(start, stop) for start, stop in pairwise(edges)]
@@ -224,10 +234,10 @@ class AttackStage:
             losses["lpips"] = perceptual_loss(distances, self.attack.lpips_bound)
         return losses
 
-    def figures(self, outputs: _Outputs) -> dict[str, float]:
-        figures = {"auxiliary": float(outputs.attack.auxiliary)}
+    def figures(self, outputs: _Outputs) -> dict[str, Tensor]:
+        figures = {"auxiliary": outputs.attack.auxiliary}
         for surrogate, loss in zip(self.surrogates, outputs.attack.primary, strict=True):
-            figures[f"primary_{surrogate.card.name}"] = float(loss)
+            figures[f"primary_{surrogate.card.name}"] = loss
         return figures
 
     def end_epoch(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ class AttributeStage:
     """``150 L_rec + 10 L_att^G + 1 L_G`` against ``L_D + L_att^D``; ``E_adv`` and ``R`` are not touched."""
 
     name = "attributes"
+    shares = 1
 
     def __init__(self, networks: Networks, config: StageConfig) -> None:
         self.networks = networks
@@ -45,7 +46,8 @@ class AttributeStage:
 
     def forward(self, batch: Batch, step: int) -> _Outputs:
         generator = self.networks.generator
-        other = batch.attributes[torch.randperm(len(batch))]
+        others = batch.all_attributes[torch.randperm(len(batch.all_attributes))]
+        other = batch.draws.mine(others).to(batch.face.device)
         features = generator.encoder(batch.face)
         # Both decodings as one batch: half the overhead, and batch norm sees both.
         doubled = [torch.cat([feature, feature]) for feature in features]
@@ -71,7 +73,7 @@ class AttributeStage:
             "generator": generator_loss(logits),
         }
 
-    def figures(self, outputs: _Outputs) -> dict[str, float]:
+    def figures(self, outputs: _Outputs) -> dict[str, Tensor]:
         return {}
 
     def end_epoch(self) -> dict[str, float]:

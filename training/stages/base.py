@@ -51,6 +51,10 @@ class Stage(Protocol):
 
     players: tuple[Player, ...]
 
+    @property
+    def shares(self) -> int:
+        """Equal runs of a batch that it treats differently; a part of a batch must have its part of each."""
+
     def begin(self) -> None:
         """Initialises what this stage starts from the one before; called once, not on resume."""
 
@@ -60,8 +64,8 @@ class Stage(Protocol):
     def forward(self, batch: Batch, step: int) -> Any:
         """The forward pass; ``step`` counts the steps of the run."""
 
-    def figures(self, outputs: Any) -> dict[str, float]:
-        """What to log of a step beside its losses."""
+    def figures(self, outputs: Any) -> dict[str, Tensor]:
+        """What to log of a step beside its losses; a number each."""
 
     def end_epoch(self) -> dict[str, float]:
         """Closes an epoch; returns figures to log."""

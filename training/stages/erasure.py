@@ -31,6 +31,7 @@ class ErasureStage:
     """
 
     name = "erasure"
+    shares = 1
 
     def __init__(
         self,
@@ -58,19 +59,22 @@ class ErasureStage:
         self.networks.restorer.eval()  # frozen batch statistics, as in stage 2
 
     def forward(self, batch: Batch, step: int) -> _Outputs:
-        attributes = edited_attributes(batch.attributes, self.attack.edit_share)
+        edited = edited_attributes(batch.all_attributes, self.attack.edit_share)
+        attributes = batch.draws.mine(edited).to(batch.face.device)
         with torch.no_grad():
             protected = self.networks.generator(
                 batch.face, attributes, self.attack.strength, self.attack.injection
             )
-            published, source = realigned(self.publish(batch.face, protected), batch.face, self.realignment)
-            received = self.noise(published)
+            published, source = realigned(
+                self.publish(batch.face, protected), batch.face, self.realignment, batch.draws
+            )
+            received = self.noise(published, batch.draws)
         return _Outputs(source, self.publish(received, self.networks.restorer(received)))
 
     def _losses(self, outputs: _Outputs) -> Losses:
         return {"erasure": erasure_loss(outputs.restored, outputs.source)}
 
-    def figures(self, outputs: _Outputs) -> dict[str, float]:
+    def figures(self, outputs: _Outputs) -> dict[str, Tensor]:
         return {}
 
     def end_epoch(self) -> dict[str, float]:

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from runtime.geometry import feather_mask
 
+from ..draws import Draws
+
 
 class Publish:
     """``(source, output) -> source + mask * (output - source)``, as the runtime pastes a face back.
@@ -22,17 +24,26 @@ class Publish:
 
     def __call__(self, source: Tensor, output: Tensor) -> Tensor:
         output = output.float()
-        return output if self.mask is None else source + self.mask.to(source.device) * (output - source)
+        if self.mask is None:
+            return output
+        self.mask = self.mask.to(source.device)  # once: a run stays on its device
+        return source + self.mask * (output - source)
 
 
 def edited_attributes(attributes: Tensor, edit_share: float) -> Tensor:
-    """``att_b``: another face's attributes for ``edit_share`` of the batch, one's own for the others."""
+    """``att_b``: another face's attributes for ``edit_share`` of the batch, one's own for the others.
+
+    Args:
+        attributes: of the whole batch, on the CPU.
+    """
     others = attributes[torch.randperm(len(attributes))]
-    edited = torch.rand(len(attributes), 1, device=attributes.device) < edit_share
+    edited = torch.rand(len(attributes), 1) < edit_share
     return torch.where(edited, others, attributes)
 
 
-def realigned(faces: Tensor, others: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+def realigned(
+    faces: Tensor, others: Tensor, jitter: float, draws: Draws | None = None
+) -> tuple[Tensor, Tensor]:
     """Both pictures of each face under one small random similarity, as when its landmarks are found anew.
 
     The authority aligns by landmarks found on the published picture, which differ a little from those the
@@ -42,14 +53,15 @@ def realigned(faces: Tensor, others: Tensor, jitter: float) -> tuple[Tensor, Ten
         faces, others: ``(N, C, S, S)``.
         jitter: standard deviation of the turn in radians, of the logarithm of the scale, and of the shift
             as a share of the side; 0 changes nothing.
+        draws: for faces that are part of a batch.
     """
     if jitter == 0:
         return faces, others
-    n = len(faces)
-    turn, scale = jitter * torch.randn(n), torch.exp(jitter * torch.randn(n))
+    draws = draws or Draws(len(faces))
+    turn, scale = jitter * draws.normal(), torch.exp(jitter * draws.normal())
     cos, sin = scale * torch.cos(turn), scale * torch.sin(turn)
-    shift = 2 * jitter * torch.randn(n, 2)  # grid coordinates run from -1 to 1
-    theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
+    shift = 2 * jitter * draws.normal(2)  # grid coordinates run from -1 to 1
+    theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
     both = torch.cat([faces, others], dim=1)
     grid = functional.affine_grid(theta.to(both), list(both.shape), align_corners=False)
     moved = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)
