@@ -363,3 +363,15 @@ def test_a_checkpoint_from_before_a_setting_existed_goes_on_with_its_default(tmp
     tiny_run(tmp_path).train(Silent(), stop_after_steps=1)
     with pytest.raises(CheckpointError, match=r"attack_settings\.share_batch was False, is True"):
         tiny_run(tmp_path, settings(share_batch=True))
+
+
+def test_without_meta_steps_the_auxiliary_losses_are_those_of_the_others(tmp_path):
+    """L_aux = sum over the others of w L / (K - 1) at theta itself; only theta is ever evaluated."""
+    stage, batch, outputs = attack_step(tmp_path, settings(meta_every=0))
+    weights, losses = stage.weights, outputs.attack.primary
+    expected = (weights[1] * losses[1] + weights[2] * losses[2]) / 2
+    torch.testing.assert_close(outputs.attack.auxiliary, expected)
+    calls = []
+    stage.networks.generator.perturbation_encoder.register_forward_hook(lambda *_: calls.append(1))
+    stage.forward(batch, 0)
+    assert len(calls) == 1

@@ -81,7 +81,8 @@ class AttackConfig:
         second_order: differentiate through the meta-train step.
         primaries_per_step: primary tasks per step; 0 means all K (Algorithm 1), fewer take turns.
         meta_every: a meta step every so many steps (Algorithm 1: 1); in the others the auxiliary losses
-            are taken at the parameters themselves, the meta step's limit for a small ``inner_lr``.
+            are taken at the parameters themselves, the meta step's limit for a small ``inner_lr``. 0 never
+            makes one: a plain ensemble of surrogates, Table VII's ablation.
         owner_weight: of the owner term inside each surrogate's loss; 0 is the paper.
         owner_margin: cosine to oneself below which the owner counts as lost.
         share_batch: each face meets one surrogate a step instead of all: the same expectation for 1/K of
@@ -109,9 +110,9 @@ class AttackConfig:
     edit_share: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.meta_every < 1 or self.primaries_per_step < 0:
+        if self.meta_every < 0 or self.primaries_per_step < 0:
             raise ValueError(
-                "expected meta_every >= 1 and primaries_per_step >= 0, "
+                "expected meta_every >= 0 and primaries_per_step >= 0, "
                 f"found {self.meta_every} and {self.primaries_per_step}"
             )
 

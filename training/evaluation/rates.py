@@ -85,6 +85,6 @@ def owner_rates(
         to_others = np.einsum("pd,pmd->pm", embeddings, others)
         for far, threshold in thresholds.items():
             matched = np.where(np.isnan(others).any(2), np.nan, (to_others > threshold).astype(float))
-            rows[f"verified_{far}"] = mean_of(_known(np.nanmean(matched[asked], axis=1)))
+            rows[f"verified_{far}"] = mean_of(_known(np.nanmean(matched[asked], axis=1))).clipped(0.0, 1.0)
         rates[version] = rows
     return rates

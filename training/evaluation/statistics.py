@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ class Estimate:
     low: float
     high: float
     count: int
+
+    def clipped(self, low: float, high: float) -> Estimate:
+        """With its interval cut to the range the quantity can have."""
+        return replace(self, low=max(low, self.low), high=min(high, self.high))
 
 
 def mean_of(values: NDArray[np.floating]) -> Estimate:

@@ -128,7 +128,7 @@ class AttackStage:
         """Which surrogates are primary in a step: all, or the next ones in turn."""
         k = len(self.surrogates)
         per_step = min(self.attack.primaries_per_step or k, k)
-        turn = step // self.attack.meta_every  # every surrogate gets its turn among the meta steps
+        turn = step // max(self.attack.meta_every, 1)  # every surrogate gets its turn among the meta steps
         return [(turn * per_step + i) % k for i in range(per_step)]
 
     def forward(self, batch: Batch, step: int) -> _Outputs:
@@ -148,7 +148,7 @@ class AttackStage:
             inner_lr=self.attack.inner_lr,
             epsilon=self.attack.epsilon,
             second_order=self.attack.second_order,
-            meta=step % self.attack.meta_every == 0,
+            meta=self.attack.meta_every > 0 and step % self.attack.meta_every == 0,
             mean_over_ranks=self.mean_over_ranks,
         )
         self._sums += attack.primary.cpu()
