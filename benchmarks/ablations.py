@@ -1,0 +1,133 @@
+"""``python -m benchmarks.ablations``: Table VII and Fig. 5, each variant trained on the same budget.
+
+Every variant begins with the stage-1 networks of one run, trains stages 2 and 3 with one setting changed,
+and is measured by ``training.evaluation`` on CelebA's test people. Finished variants are not trained again:
+stop it and rerun the command to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from training.evaluation.statistics import write_json
+
+from .common import environment
+
+# What differs from the reference; the reference makes a meta step of second order in every step.
+REFERENCE = {"attack_settings.meta_every": "1", "attack_settings.injection": "0.05"}
+VARIANTS: dict[str, dict[str, str]] = {
+    "reference": {},
+    "without meta-auxiliary": {"attack_settings.meta_every": "0"},
+    "first order": {"attack_settings.second_order": "false"},
+    "without owner term": {"attack_settings.owner_weight": "0"},
+    "gamma 0": {"attack_settings.injection": "0"},
+    "gamma 0.1": {"attack_settings.injection": "0.1"},
+    "beta 0.3": {"attack_settings.strength": "0.7"},
+    "beta 0.7": {"attack_settings.strength": "0.3"},
+}
+
+
+def _run(module: str, *arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
+
+
+def train_variant(
+    name: str, base: Path, folder: Path, common: list[str], *, faces: int, threads: int | None
+) -> dict[str, Any]:
+    """Trains a variant unless it is done, and returns what it took.
+
+    Args:
+        base: run whose stage 1 is used.
+        folder: of the variant's run.
+        common: arguments of ``python -m training`` that all variants share.
+    """
+    done = folder / "done.json"
+    if not done.exists():
+        settings = {**REFERENCE, **VARIANTS[name], "attack.epochs": "1", "erasure.epochs": "1"}
+        began = time.monotonic()
+        _run(
+            "training",
+            *common,
+            *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
+            *("--continue", base, "--from-stage", "attack", "--limit", faces, "--out", folder),
+            *(("--threads", threads) if threads else ()),
+        )
+        # Of a run that was stopped and resumed, this is the last part.
+        done.write_text(json.dumps({"settings": settings, "seconds": round(time.monotonic() - began)}))
+    return json.loads(done.read_text())
+
+
+@click.command()
+@click.option(
+    "--base", required=True, type=click.Path(path_type=Path, exists=True), help="Its stage 1 is used."
+)
+@click.option("--preset", default="compact", show_default=True)
+@click.option("--data", required=True, type=click.Path(path_type=Path, exists=True), help="CelebA's root.")
+@click.option("--recognizers", "cards", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--target", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--thresholds", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--lpips-trunk", type=click.Path(path_type=Path, exists=True), help="AlexNet's.")
+@click.option("--runs", required=True, type=click.Path(path_type=Path), help="Folder of the variants' runs.")
+@click.option("--faces", default=6000, show_default=True, help="Training faces of each variant.")
+@click.option("--people", default=150, show_default=True, help="Test people.")
+@click.option("--only", multiple=True, help="Name of a variant; all if not given.")
+@click.option("--threads", type=int)
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def main(
+    base: Path,
+    preset: str,
+    data: Path,
+    cards: Path,
+    target: Path,
+    thresholds: Path,
+    lpips_trunk: Path | None,
+    runs: Path,
+    faces: int,
+    people: int,
+    only: tuple[str, ...],
+    threads: int | None,
+    out: Path,
+) -> None:
+    """Trains and measures every variant, one after the other."""
+    if unknown := set(only) - VARIANTS.keys():
+        raise click.BadParameter(f"no variant {', '.join(unknown)}; there are: {', '.join(VARIANTS)}")
+    trunk = ["--lpips-trunk", str(lpips_trunk)] if lpips_trunk else []
+    shared = ["--data", str(data), "--target", str(target), "--cache", str(runs / "cache"), *trunk]
+    variants: dict[str, Any] = {}
+    for name in only or VARIANTS:
+        folder = runs / name.replace(" ", "-")
+        common = ["--preset", preset, "--surrogates", str(cards), *shared]
+        took = train_variant(name, base, folder, common, faces=faces, threads=threads)
+        measured = folder / "evaluation"
+        if not measured.with_suffix(".json").exists():
+            _run(
+                "training.evaluation",
+                *("--run", folder, "--recognizers", cards, "--thresholds", thresholds, "--count", people),
+                *(*shared, "--out", measured),
+                *(("--threads", threads) if threads else ()),
+            )
+        variants[name] = took | {"evaluation": json.loads(measured.with_suffix(".json").read_text())}
+        result = {
+            "benchmark": "ablations",
+            "environment": environment(),
+            "base": base.name,
+            "preset": preset,
+            "training_faces": faces,
+            "test_people": people,
+            "reference": REFERENCE,
+            "variants": variants,
+        }
+        write_json(result, out)
+    Console().print(f"{len(variants)} variants in {out}; draw them: python -m benchmarks.ablation_plot")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Ablations: what is run for a variant, that nothing is run twice, and the table and plot of a result."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from benchmarks import ablation_plot, ablations
+from training.config import COMPACT, override
+
+
+@pytest.mark.parametrize("name", ablations.VARIANTS)
+def test_every_variant_is_a_configuration_that_differs_from_the_reference(name: str) -> None:
+    def configured(settings: dict[str, str]):
+        return override(COMPACT, [f"{key}={value}" for key, value in settings.items()])
+
+    reference = configured(ablations.REFERENCE)
+    variant = configured({**ablations.REFERENCE, **ablations.VARIANTS[name]})
+    assert (variant == reference) == (name == "reference")
+
+
+def measured(asr: float) -> dict:
+    row = {key: {"value": value} for key, value in {"asr": asr, "esr": 0.9, "dodging": 0.5}.items()}
+    quality = {"ssim": {"value": 0.8}, "lpips": {"value": 0.07}}
+    return {
+        "recognizers": {"a": {"role": "white-box", **row}, "b": {"role": "black-box", **row}},
+        "quality": {"protected against edited": quality, "restored against clean": quality},
+    }
+
+
+def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
+    calls = []
+
+    def fake(module: str, *arguments: object) -> None:
+        calls.append((module, [str(argument) for argument in arguments]))
+        if module == "training.evaluation":
+            out = calls[-1][1][calls[-1][1].index("--out") + 1]
+            (tmp_path / "evaluated").write_text(out)
+            with open(f"{out}.json", "w", encoding="utf-8") as file:
+                json.dump(measured(0.6), file)
+        else:
+            folder = calls[-1][1][calls[-1][1].index("--out") + 1]
+            (tmp_path / "runs" / folder.rsplit("/", 1)[-1]).mkdir(parents=True)
+
+    monkeypatch.setattr(ablations, "_run", fake)
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "base").mkdir()
+    options = dict.fromkeys(("recognizers", "target", "thresholds"), "file") | {
+        "base": "base",
+        "data": "base",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(tmp_path / value))]
+    arguments += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out.json"), "--only", "gamma 0"]
+    for _ in range(2):
+        result = CliRunner().invoke(ablations.main, arguments)
+        assert result.exit_code == 0, result.output
+    assert [module for module, _ in calls] == ["training", "training.evaluation"]
+    assert "attack_settings.injection=0" in calls[0][1]
+    assert "attack_settings.meta_every=1" in calls[0][1]
+    saved = json.loads((tmp_path / "out.json").read_text())
+    assert saved["variants"]["gamma 0"]["evaluation"] == measured(0.6)
+    refused = CliRunner().invoke(ablations.main, [*arguments, "--only", "gamma 9"])
+    assert refused.exit_code == 2
+    assert "no variant gamma 9" in refused.output
+
+
+def test_table_and_plot(tmp_path) -> None:
+    result = {
+        "training_faces": 6000,
+        "base": "run",
+        "test_people": 150,
+        "variants": {
+            "reference": {"seconds": 600, "evaluation": measured(0.61)},
+            "first order": {"seconds": 300, "evaluation": measured(0.4)},
+        },
+    }
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    arguments = ["--result", str(tmp_path / "result.json"), "--out", str(tmp_path / "ablations")]
+    shown = CliRunner().invoke(ablation_plot.main, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "| reference | 10 | 61 / 90 / 50 | 61 / 90 / 50 | 0.070 | 0.800 | 0.800 |" in shown.output
+    assert (tmp_path / "ablations.md").read_text() + "\n" == shown.output
+    assert Image.open(tmp_path / "ablations.png").width > 1000
