@@ -57,12 +57,24 @@ class StageConfig:
         batch: faces per step.
         learning_rate: of Adam, betas (0.5, 0.999).
         weights: factor of each loss by its name; every loss of the stage needs one.
+        minutes: the stage ends after so many, saving included, if its epochs are not over by then. Such a
+            run depends on the machine's speed: a second one does not give the same bits.
+        lr_schedule: ``constant``, or ``cosine`` from the learning rate down over the stage; see
+            ``training.schedule``.
     """
 
     epochs: int
     batch: int
     learning_rate: float
     weights: dict[str, float]
+    minutes: float | None = None
+    lr_schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"expected minutes > 0 or none, found {self.minutes}")
+        if self.lr_schedule not in ("constant", "cosine"):
+            raise ValueError(f"expected lr_schedule constant or cosine, found {self.lr_schedule!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,11 +280,16 @@ def _replace(node: Any, path: list[str], text: str, whole: str) -> Any:
         if head not in node:
             raise ValueError(f"no field {whole!r}; there are: {', '.join(node)}")
         return {**node, head: _parse(node[head], text, whole) if not rest else None}
-    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-    if head not in names:
-        raise ValueError(f"no field {whole!r}; there are: {', '.join(names) or 'none below it'}")
+    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+    if head not in fields:
+        raise ValueError(f"no field {whole!r}; there are: {', '.join(fields) or 'none below it'}")
     current = getattr(node, head)
-    value = _replace(current, rest, text, whole) if rest else _parse(current, text, whole)
+    if rest:
+        value = _replace(current, rest, text, whole)
+    elif fields[head].type == "float | None":
+        value = None if text.lower() == "none" else _parse(0.0, text, whole)
+    else:
+        value = _parse(current, text, whole)
     return dataclasses.replace(node, **{head: value})
 
 

@@ -17,6 +17,7 @@ from .batches import epoch_batches, steps_per_epoch
 from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_checkpoint
 from .config import RunConfig, config_from_dict
 from .data import FacePack
+from .schedule import learning_rate, stage_progress
 from .stages import Losses, Networks, Player, Stage
 
 logger = logging.getLogger(__name__)
@@ -32,12 +33,13 @@ class Monitor(Protocol):
 
 @dataclasses.dataclass
 class Position:
-    """Where a run is: stage and epoch, steps done in the epoch, and steps done in all."""
+    """Where a run is: stage and epoch, steps done in the epoch and in all, seconds spent in the stage."""
 
     stage: int = 0
     epoch: int = 0
     step: int = 0
     global_step: int = 0
+    seconds: float = 0.0
 
 
 class Run:
@@ -103,7 +105,8 @@ class Run:
             per_epoch = steps_per_epoch(self.pack, stage.config.batch)
             done = self.at.epoch * per_epoch + self.at.step
             monitor.begin(stage, stage.config.epochs * per_epoch, done)
-            while self.at.epoch < stage.config.epochs:
+            clock = time.monotonic()
+            while self.at.step or self._progress(stage) < 1:  # an epoch that was begun is closed
                 seed = self.config.seed * 100 + self.at.stage
                 batches = epoch_batches(
                     self.pack,
@@ -116,20 +119,30 @@ class Run:
                     if self.at.global_step == last:
                         self.save()
                         return
+                    progress = self._progress(stage)
+                    if progress >= 1:
+                        break  # its minutes are over
+                    for optimizer in self.optimizers.values():
+                        optimizer.param_groups[0]["lr"] = learning_rate(stage.config, progress)
                     torch.manual_seed((self.config.seed << 32) + self.at.global_step)
                     figures = self._step(stage, batch)
                     self.at.step += 1
                     self.at.global_step += 1
+                    now = time.monotonic()
+                    self.at.seconds, clock = self.at.seconds + now - clock, now
                     monitor.step(stage, self.at.global_step, figures)
                     if time.monotonic() - saved_at > self.checkpoint_every_s:
                         self.save()
                         saved_at = time.monotonic()
                 self.at.epoch, self.at.step = self.at.epoch + 1, 0
                 monitor.epoch(stage, self.at.epoch, self.at.global_step, stage.end_epoch())
-                self.save()
-                saved_at = time.monotonic()
             self._next_stage()
             self.save()
+
+    def _progress(self, stage: Stage) -> float:
+        per_epoch = steps_per_epoch(self.pack, stage.config.batch)
+        steps = self.at.epoch * per_epoch + self.at.step
+        return stage_progress(stage.config, steps=steps, steps_per_epoch=per_epoch, seconds=self.at.seconds)
 
     def averaged_copy(self) -> Networks:
         """The averaged networks as they would be exported, in evaluation mode."""
