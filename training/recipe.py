@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .batches import take
 from .config import RunConfig
-from .data import FacePack, pack_faces, read_celeba
+from .data import FacePack, pack_faces, prepared_pack, read_celeba
 from .data.celeba import ATTRIBUTES, TRAIN, VALIDATION
 from .loop import Run
 from .monitor import RunMonitor, fixed_threads
@@ -36,7 +36,7 @@ class Job:
     """What to train, on what, and where.
 
     Attributes:
-        data: folder in CelebA's layout.
+        data: folder in CelebA's layout, or of the prepared packs ``train`` and ``validation``.
         surrogates: cards file of the recognisers.
         only: names of the surrogates; empty for every white-box one.
         target: picture, or folder of pictures, of the target identity.
@@ -122,6 +122,8 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
 
 def _faces(job: Job, name: str, partition: int) -> FacePack:
     size_px = job.config.network.image_size
+    if (job.data / name / "pack.json").exists():
+        return prepared_pack(job.data / name, size_px).first(job.limit)
     suffix = f"-first{job.limit}" if job.limit else ""
     return pack_faces(
         read_celeba(job.data, partition)[: job.limit],

@@ -2,7 +2,7 @@
 
 from .celeba import ATTRIBUTES, FaceRecord, read_celeba
 from .landmarks import find_landmarks
-from .pack import FacePack, load_pack, pack_faces
+from .pack import FacePack, load_pack, pack_faces, prepared_pack
 
 __all__ = [
     "ATTRIBUTES",
@@ -11,5 +11,6 @@ __all__ = [
     "find_landmarks",
     "load_pack",
     "pack_faces",
+    "prepared_pack",
     "read_celeba",
 ]

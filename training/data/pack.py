@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ class FacePack:
     def __len__(self) -> int:
         return len(self.crops)
 
+    def first(self, count: int | None) -> FacePack:
+        """The first so many faces; all of them for None."""
+        return FacePack(*(getattr(self, name)[:count] for name in (*_ARRAYS, "names")))
+
 
 def pack_faces(
     records: Sequence[FaceRecord],
@@ -81,26 +85,33 @@ def pack_faces(
         logger.warning(
             "%d of %d pictures left out: no face found or unreadable", len(records) - len(kept), len(records)
         )
-    arrays = {
-        "crops": np.stack(crops),
-        "landmarks": np.stack(points).astype(np.float32),
-        "attributes": np.stack([record.attributes for record in kept]),
-        "identities": np.array([record.identity for record in kept], dtype=np.int64),
-    }
+    write_pack(
+        folder,
+        FacePack(
+            crops=np.stack(crops),
+            landmarks=np.stack(points).astype(np.float32),
+            attributes=np.stack([record.attributes for record in kept]),
+            identities=np.array([record.identity for record in kept], dtype=np.int64),
+            names=tuple(record.path.name for record in kept),
+        ),
+    )
+    return load_pack(folder)
+
+
+def write_pack(folder: Path, pack: FacePack, about: Mapping[str, Any] | None = None) -> None:
+    """Writes a pack whole or not at all; ``about`` is kept in its ``pack.json``."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(partial / f"{name}.npy", array)
-    (partial / "pack.json").write_text(json.dumps({"names": [record.path.name for record in kept]}))
+    for name in _ARRAYS:
+        np.save(partial / f"{name}.npy", getattr(pack, name))
+    (partial / "pack.json").write_text(json.dumps({**(about or {}), "names": pack.names}))
     partial.rename(folder)
-    return load_pack(folder)
 
 
 def _check_same(pack: FacePack, records: Sequence[FaceRecord], folder: Path, size_px: int) -> None:
     """A pack is used again only for the pictures and labels it was made of."""
-    if pack.crops.shape[1] != size_px:
-        raise DataError(f"{folder} holds crops of {pack.crops.shape[1]} px, expected {size_px}")
+    _check_size(pack, folder, size_px)
     labels = {record.path.name: record.attributes for record in records}
     same = set(pack.names) <= labels.keys() and all(
         np.array_equal(labels[name], row) for name, row in zip(pack.names, pack.attributes, strict=True)
@@ -125,3 +136,19 @@ def load_pack(folder: Path) -> FacePack:
     if len({len(array) for array in arrays.values()} | {len(names)}) != 1:
         raise DataError(f"{folder}: its arrays differ in length; delete it and it is made again")
     return FacePack(**arrays, names=tuple(names))
+
+
+def prepared_pack(folder: Path, size_px: int) -> FacePack:
+    """Opens a pack that somebody prepared, without the pictures it was made of.
+
+    Raises:
+        DataError: a file of the pack is missing or damaged, or its crops have another size.
+    """
+    pack = load_pack(folder)
+    _check_size(pack, folder, size_px)
+    return pack
+
+
+def _check_size(pack: FacePack, folder: Path, size_px: int) -> None:
+    if pack.crops.shape[1] != size_px:
+        raise DataError(f"{folder} holds crops of {pack.crops.shape[1]} px, expected {size_px}")
