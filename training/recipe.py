@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .batches import take
 from .config import RunConfig
-from .data import FacePack, pack_faces, prepared_pack, read_celeba
+from .data import FacePack, load_pack, pack_faces, prepared_pack, read_celeba
 from .data.celeba import ATTRIBUTES, TRAIN, VALIDATION
 from .loop import Run
 from .monitor import RunMonitor, fixed_threads
@@ -81,7 +81,7 @@ def train(job: Job, *, threads: int | None = None, steps: int | None = None) -> 
     recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
     pictures = target_pictures(job.target)
     publish = Publish(config.network.image_size, masked=config.paste_mask)
-    networks = _networks(config)
+    networks = make_networks(config)
     run = Run(
         job.out,
         config,
@@ -133,7 +133,19 @@ def _faces(job: Job, name: str, partition: int) -> FacePack:
     )
 
 
-def _networks(config: RunConfig) -> Networks:
+def face_count(data: Path, limit: int | None) -> int:
+    """How many pictures, or prepared faces, there are to train on; pictures may turn out to show none.
+
+    Raises:
+        DataError: the data set cannot be used.
+    """
+    prepared = data / "train"
+    count = len(load_pack(prepared)) if prepared.exists() else len(read_celeba(data, TRAIN))
+    return count if limit is None else min(limit, count)
+
+
+def make_networks(config: RunConfig) -> Networks:
+    """The networks of a run, with random weights."""
     networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
     for network in networks.items().values():
         network.to(memory_format=torch.channels_last)
