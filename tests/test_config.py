@@ -54,3 +54,11 @@ def test_overrides_reach_every_kind_of_field():
 def test_bad_overrides_say_what_is_wrong(assignment, message):
     with pytest.raises(ValueError, match=message):
         override(PRESETS["compact"], [assignment])
+
+
+def test_the_gpu_preset_ships_as_compact_and_leaves_two_minutes():
+    compact, gpu = PRESETS["compact"], PRESETS["gpu-25min"]
+    assert gpu.network == compact.network
+    stages = (gpu.attributes, gpu.attack, gpu.erasure)
+    assert sum(stage.minutes for stage in stages) == 23
+    assert gpu.attack.weights == compact.attack.weights

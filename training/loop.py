@@ -249,6 +249,10 @@ class Run:
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder)
+        if "networks" not in state:
+            raise CheckpointError(
+                f"{self.folder} holds a slim checkpoint, for export alone; begin another run with --continue"
+            )
         remembered = {key: state["about"].get(key) for key in self.given}
         if remembered != self.given:
             raise CheckpointError(
