@@ -67,7 +67,8 @@ def write_shards(pack: FacePack, folder: Path, *, compression: Compression, max_
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; give a new folder")
-    shards, paths = [], []
+    shards: list[dict[str, Any]] = []
+    paths: list[Path] = []
     for start, encoded in _shares(pack, compression, max_bytes):
         stop = start + len(encoded)
         path = folder / f"faces-{len(paths):03d}.npz"
@@ -140,7 +141,7 @@ def _read_shard(path: Path, expected: str) -> FacePack:
             for start, end in pairwise([0, *ends])
         ]
         names = tuple(json.loads(shard["names"].tobytes()))
-        return FacePack(np.stack(crops), *(shard[name] for name in LABELS), names=names)
+        return FacePack(crops=np.stack(crops), names=names, **{name: shard[name] for name in LABELS})
 
 
 def _hash(data: bytes) -> str:
