@@ -149,20 +149,21 @@ def _probe(
     attacking = stage.name == "attack"
     cycle = run.config.attack_settings.meta_every if attacking else 1
     size = min(stage.config.batch, max(2, len(helpers)) if attacking else 2)  # a face for each surrogate
-    with FlopCounterMode(display=False) as counter:
-        _steps(run, stage, cycle, size, device)
-    flops_per_face = counter.get_total_flops() / (cycle * size)
 
     def cycle_s() -> float:
         started = clock(device)
         _steps(run, stage, cycle, size, device)
         return clock(device) - started
 
-    elapsed_s = [cycle_s()]
+    with FlopCounterMode(display=False) as counter:
+        cycle_s()  # the optimisers make their state here: it is no part of the peak
+    flops_per_face = counter.get_total_flops() / (cycle * size)
+    elapsed_s: list[float] = []
+    peak = peak_bytes(lambda: elapsed_s.append(cycle_s()), device)
     while size < stage.config.batch and elapsed_s[-1] < seconds / 12:
         size = min(4 * size, stage.config.batch)
-        elapsed_s = [cycle_s()]
-    peak = peak_bytes(cycle_s, device)
+        elapsed_s.clear()
+        peak = peak_bytes(lambda: elapsed_s.append(cycle_s()), device)
     while sum(elapsed_s) < seconds / 2:
         elapsed_s.append(cycle_s())
 
@@ -179,7 +180,7 @@ def _probe(
         state_bytes=_state_bytes(run, helpers, trained),
         probe_batch=size,
         probe_bytes=peak,
-        faces_per_s=cycle * size / median(elapsed_s[1:] or elapsed_s),  # the first is cold
+        faces_per_s=cycle * size / median(elapsed_s),
     )
 
 
