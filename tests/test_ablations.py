@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks import ablation_plot, ablations
-from training.config import COMPACT, override
+from training.config import override
+from training.presets import COMPACT
 
 
 @pytest.mark.parametrize("name", ablations.VARIANTS)

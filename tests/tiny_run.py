@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from training.checkpoint import save_checkpoint
-from training.config import COMPACT, NetworkConfig
+from training.config import NetworkConfig
 from training.networks import ContextEncoder
+from training.presets import COMPACT
 
 SIZE = 32
 NAMES = ("Bangs", "Eyeglasses", "Male", "Young")

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from .config import RunConfig
 
 EXAMPLE = """\b
 Example:
   python -m training --preset compact --data celeba --surrogates fr/cards.json \\
       --target target.jpg --out runs/compact
+  python -m training --preset compact --dry-run
 """
+
+CELEBA_FACES = 162_770  # of its training partition
+
+_EXISTING = click.Path(path_type=Path, exists=True)
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("--preset", required=True, help="compact or paper-256.")
+@click.option("--preset", required=True, help="compact, paper-256 or gpu-25min.")
 @click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path, exists=True),
-    help="CelebA's folder, CelebAMask-HQ's, or any folder of pictures.",
+    "--data", type=_EXISTING, help="CelebA's folder, CelebAMask-HQ's, any of pictures, or of prepared packs."
 )
 @click.option(
     "--layout",
@@ -29,18 +35,14 @@ Example:
 )
 @click.option(
     "--label-with",
-    type=click.Path(path_type=Path, exists=True),
+    type=_EXISTING,
     help="A trained run whose discriminator predicts the attributes of pictures without labels.",
 )
-@click.option(
-    "--surrogates", required=True, type=click.Path(path_type=Path, exists=True), help="Recognisers' cards."
-)
+@click.option("--surrogates", type=_EXISTING, help="Recognisers' cards.")
 @click.option("--only", multiple=True, help="Name of a surrogate to use; all white-box ones if not given.")
-@click.option(
-    "--target", required=True, type=click.Path(path_type=Path, exists=True), help="Picture(s) of the target."
-)
+@click.option("--target", type=_EXISTING, help="Picture(s) of the target.")
 @click.option("--target-text", help="What to say of the target in the bundle; default: its file names.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder; resumed.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; resumed.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared faces; default: beside the run.")
 @click.option(
     "--continue",
@@ -80,16 +82,21 @@ Example:
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--steps", type=int, help="Stop after so many steps; the run can be resumed.")
 @click.option("--limit", type=int, help="Use only the first so many training pictures.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Train nothing: tell parameters, FLOPs, memory and expected time. Needs only --preset.",
+)
 def main(
     preset: str,
-    data: Path,
+    data: Path | None,
     layout: str | None,
     label_with: Path | None,
-    surrogates: Path,
+    surrogates: Path | None,
     only: tuple[str, ...],
-    target: Path,
+    target: Path | None,
     target_text: str | None,
-    out: Path,
+    out: Path | None,
     cache: Path | None,
     continues: Path | None,
     first_stage: str,
@@ -101,15 +108,17 @@ def main(
     threads: int | None,
     steps: int | None,
     limit: int | None,
+    dry_run: bool,
 ) -> None:
     """Trains generator, discriminator and restorer in the paper's three stages.
 
     A run lives in its folder: rerun the same command to go on where it stopped.
     """
     from .checkpoint import CheckpointError
-    from .config import PRESETS, override
+    from .config import override
     from .data.errors import DataError
     from .perceptual import PerceptualError
+    from .presets import PRESETS
     from .ranks import ScaleError
     from .recipe import Job, train
     from .surrogates.card import SurrogateError
@@ -124,6 +133,13 @@ def main(
         config = override(PRESETS[preset], list(assignments))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--set") from error
+    if dry_run:
+        _tell_plan(config, data, layout, surrogates, only, limit, threads, accelerator)
+        return
+    if data is None or surrogates is None or target is None or out is None:
+        given = {"--data": data, "--surrogates": surrogates, "--target": target, "--out": out}
+        missing = ", ".join(name for name, value in given.items() if value is None)
+        raise click.UsageError(f"missing {missing}; only --dry-run does without")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     job = Job(
         config=config,
@@ -145,6 +161,41 @@ def main(
         train(job, threads=threads, steps=steps, accelerator=accelerator, devices=devices)
     except (CheckpointError, DataError, PerceptualError, ScaleError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _tell_plan(
+    config: RunConfig,
+    data: Path | None,
+    layout: str | None,
+    surrogates: Path | None,
+    only: tuple[str, ...],
+    limit: int | None,
+    threads: int | None,
+    accelerator: str,
+) -> None:
+    from rich.console import Console
+
+    from .data.errors import DataError
+    from .monitor import fixed_threads
+    from .plan import make_plan
+    from .plan_table import plan_table
+    from .ranks import ScaleError, launch
+    from .recipe import face_count
+    from .surrogates import load_cards, load_recognizer, select_white_box
+    from .surrogates.card import SurrogateError
+
+    try:
+        ranks = launch(accelerator=accelerator, precision=config.precision)
+        fixed_threads(threads)
+        faces = limit or CELEBA_FACES if data is None else face_count(data, layout, limit)
+        cards = select_white_box(load_cards(surrogates), only) if surrogates else []
+        recognizers = [load_recognizer(card) for card in cards]
+    except (DataError, ScaleError, SurrogateError) as error:
+        raise click.ClickException(str(error)) from error
+    assumed = "as --limit says" if limit else "assumed, CelebA's training partition (--data or --limit)"
+    faces_from = assumed if data is None else f"found in {data}"
+    plan = make_plan(config, recognizers, faces=faces, ranks=ranks)
+    Console().print(plan_table(plan, faces_from))
 
 
 if __name__ == "__main__":

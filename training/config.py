@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .networks import Discriminator, Generator, Restorer
@@ -59,12 +59,24 @@ class StageConfig:
         batch: faces per step.
         learning_rate: of Adam, betas (0.5, 0.999).
         weights: factor of each loss by its name; every loss of the stage needs one.
+        minutes: the stage ends after so many, saving included, if its epochs are not over by then. Such a
+            run depends on the machine's speed: a second one does not give the same bits.
+        lr_schedule: ``constant``, or ``cosine`` from the learning rate down over the stage; see
+            ``training.schedule``.
     """
 
     epochs: int
     batch: int
     learning_rate: float
     weights: dict[str, float]
+    minutes: float | None = None
+    lr_schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"expected minutes > 0 or none, found {self.minutes}")
+        if self.lr_schedule not in ("constant", "cosine"):
+            raise ValueError(f"expected lr_schedule constant or cosine, found {self.lr_schedule!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,115 +162,6 @@ class RunConfig:
             raise ValueError(f"expected accumulate >= 1, found {self.accumulate}")
 
 
-PAPER_256 = RunConfig(
-    name="paper-256",
-    network=NetworkConfig(
-        image_size=256,
-        width=64,
-        depth=5,
-        shortcut_layers=1,
-        inject_layers=1,
-        discriminator_width=64,
-        discriminator_depth=5,
-        discriminator_hidden=1024,
-        discriminator_max_channels=1024,
-    ),
-    attributes=StageConfig(
-        epochs=200,
-        batch=32,
-        learning_rate=2e-5,
-        weights={
-            "reconstruction": 150.0,
-            "attribute": 10.0,
-            "generator": 1.0,
-            "discriminator": 1.0,
-            "attribute_real": 1.0,
-        },
-    ),
-    attack=StageConfig(
-        epochs=100,
-        batch=16,
-        learning_rate=2e-5,
-        weights={
-            "attribute": 10.0,
-            "generator": 1.0,
-            "attack": 200.0,
-            "erasure": 150.0,
-            "perturbation": 1.0,
-            "discriminator": 1.0,
-            "attribute_real": 1.0,
-        },
-    ),
-    erasure=StageConfig(epochs=50, batch=32, learning_rate=2e-5, weights={"erasure": 1.0}),
-    paste_mask=False,
-)
-
-# A size that two CPU cores train in hours and serve in milliseconds: 128 px, half AttGAN's width, four
-# layers, two shortcuts (sharper pictures). Its norms are half those at 256 px. Weights and learning
-# rate suit a schedule of a few epochs; docs/training.md says how they were chosen.
-COMPACT = RunConfig(
-    name="compact",
-    network=NetworkConfig(
-        image_size=128,
-        width=32,
-        depth=4,
-        shortcut_layers=3,
-        inject_layers=1,
-        discriminator_width=32,
-        discriminator_depth=5,
-        discriminator_hidden=128,
-        discriminator_max_channels=256,
-        perturbation_context=True,
-    ),
-    attributes=StageConfig(
-        epochs=4,
-        batch=32,
-        learning_rate=5e-4,
-        weights={
-            "reconstruction": 150.0,
-            "attribute": 4.0,
-            "generator": 1.0,
-            "discriminator": 1.0,
-            "attribute_real": 1.0,
-        },
-    ),
-    attack=StageConfig(
-        epochs=12,
-        batch=24,
-        learning_rate=3e-4,
-        weights={
-            "attribute": 0.2,
-            "generator": 0.05,
-            "attack": 200.0,
-            "erasure": 2.0,
-            "perturbation": 4.0,
-            "lpips": 200.0,
-            "discriminator": 1.0,
-            "attribute_real": 1.0,
-        },
-    ),
-    erasure=StageConfig(epochs=6, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
-    attack_settings=AttackConfig(
-        sigma=20.0,
-        epsilon=0.15,
-        inner_lr=0.3,
-        primaries_per_step=1,
-        meta_every=4,
-        owner_weight=1.0,
-        owner_margin=0.1,
-        share_batch=True,
-        landmark_jitter=0.01,
-        lpips_bound=0.06,
-        edit_share=0.5,
-    ),
-    noise=NoisePool(jpeg_quality=(50.0, 95.0), gaussian_variance=0.001, resize_factor=0.5, clean_share=0.4),
-    precision="bf16",
-    realignment=0.01,
-)
-
-PRESETS = {preset.name: preset for preset in (PAPER_256, COMPACT)}
-
-
 def override(config: RunConfig, assignments: list[str]) -> RunConfig:
     """Applies ``path.to.field=value`` assignments, e.g. ``attack_settings.injection=0.1``.
 
@@ -279,12 +182,17 @@ def _replace(node: Any, path: list[str], text: str, whole: str) -> Any:
         if head not in node:
             raise ValueError(f"no field {whole!r}; there are: {', '.join(node)}")
         return {**node, head: _parse(node[head], text, whole) if not rest else None}
-    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-    if head not in names:
-        raise ValueError(f"no field {whole!r}; there are: {', '.join(names) or 'none below it'}")
+    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+    if head not in fields:
+        raise ValueError(f"no field {whole!r}; there are: {', '.join(fields) or 'none below it'}")
     current = getattr(node, head)
-    value = _replace(current, rest, text, whole) if rest else _parse(current, text, whole)
-    return dataclasses.replace(node, **{head: value})
+    if rest:
+        value = _replace(current, rest, text, whole)
+    elif fields[head].type == "float | None":
+        value = None if text.lower() == "none" else _parse(0.0, text, whole)
+    else:
+        value = _parse(current, text, whole)
+    return replace(node, **{head: value})
 
 
 def _parse(current: Any, text: str, whole: str) -> Any:

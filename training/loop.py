@@ -18,6 +18,7 @@ from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_
 from .config import RunConfig, config_from_dict
 from .data import FacePack
 from .ranks import Ranks, launch
+from .schedule import learning_rate, stage_progress
 from .stages import Networks, Stage
 from .step import take_step
 
@@ -34,12 +35,13 @@ class Monitor(Protocol):
 
 @dataclasses.dataclass
 class Position:
-    """Where a run is: stage and epoch, steps done in the epoch, and steps done in all."""
+    """Where a run is: stage and epoch, steps done in the epoch and in all, seconds spent in the stage."""
 
     stage: int = 0
     epoch: int = 0
     step: int = 0
     global_step: int = 0
+    seconds: float = 0.0
 
 
 class Run:
@@ -110,7 +112,8 @@ class Run:
             per_epoch = steps_per_epoch(self.pack, stage.config.batch)
             done = self.at.epoch * per_epoch + self.at.step
             monitor.begin(stage, stage.config.epochs * per_epoch, done)
-            while self.at.epoch < stage.config.epochs:
+            clock = time.monotonic()
+            while self.at.step or self._progress(stage) < 1:  # an epoch that was begun is closed
                 seed = self.config.seed * 100 + self.at.stage
                 batches = epoch_batches(
                     self.pack,
@@ -125,6 +128,11 @@ class Run:
                         self.save()
                         self.ranks.wait()
                         return
+                    progress = self._progress(stage)
+                    if progress >= 1:
+                        break  # its minutes are over
+                    for optimizer in self.optimizers.values():
+                        optimizer.param_groups[0]["lr"] = learning_rate(stage.config, progress)
                     figures = take_step(
                         stage,
                         batch,
@@ -134,21 +142,30 @@ class Run:
                         seed=(self.config.seed << 32) + self.at.global_step,
                         micro_batches=self.config.accumulate,
                     )
-                    for name, network in self.networks.items().items():
-                        self.averaged[name].update_parameters(network)
+                    self.average()
                     self.at.step += 1
                     self.at.global_step += 1
+                    now = time.monotonic()
+                    self.at.seconds, clock = self.ranks.agree(self.at.seconds + now - clock), now
                     monitor.step(stage, self.at.global_step, figures)
                     if time.monotonic() - saved_at > self.checkpoint_every_s:
                         self.save()
                         saved_at = time.monotonic()
                 self.at.epoch, self.at.step = self.at.epoch + 1, 0
                 monitor.epoch(stage, self.at.epoch, self.at.global_step, stage.end_epoch())
-                self.save()
-                saved_at = time.monotonic()
-            self._next_stage()
+            self.next_stage()
             self.save()
         self.ranks.wait()
+
+    def average(self) -> None:
+        """Moves the averages on after a step."""
+        for name, network in self.networks.items().items():
+            self.averaged[name].update_parameters(network)
+
+    def _progress(self, stage: Stage) -> float:
+        per_epoch = steps_per_epoch(self.pack, stage.config.batch)
+        steps = self.at.epoch * per_epoch + self.at.step
+        return stage_progress(stage.config, steps=steps, steps_per_epoch=per_epoch, seconds=self.at.seconds)
 
     def averaged_copy(self) -> Networks:
         """The averaged networks as they would be exported, in evaluation mode."""
@@ -177,8 +194,8 @@ class Run:
             for player in stage.players
         }
 
-    def _next_stage(self) -> None:
-        """The next stage starts from the averaged weights of this one."""
+    def next_stage(self) -> None:
+        """Goes on to the next stage, which starts from the averaged weights of this one."""
         for name, network in self.networks.items().items():
             network.load_state_dict(self.averaged[name].module.state_dict())
         self.at = Position(stage=self.at.stage + 1, global_step=self.at.global_step)
@@ -228,10 +245,14 @@ class Run:
             average.module.load_state_dict(state["averaged"][name])
         self.about |= {"continues": {**state["about"], "run": other.name, "from_stage": first_stage}}
         self.at = Position(stage=index - 1)
-        self._next_stage()
+        self.next_stage()
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder)
+        if "networks" not in state:
+            raise CheckpointError(
+                f"{self.folder} holds a slim checkpoint, for export alone; begin another run with --continue"
+            )
         remembered = {key: state["about"].get(key) for key in self.given}
         if remembered != self.given:
             raise CheckpointError(

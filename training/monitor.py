@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable
 
 import torch
@@ -16,6 +18,7 @@ from .samples import sample_grid, write_grid
 from .stages import Stage
 
 SCALARS_EVERY = 20  # steps
+GRID_EVERY_S = 30.0  # at most; epochs may be shorter than a grid takes
 
 
 class RunMonitor:
@@ -38,6 +41,7 @@ class RunMonitor:
         self.task = progress.add_task("", total=1, losses="")
         self._sums: dict[str, float] = {}
         self._count = 0
+        self._drawn_at = -math.inf
 
     @staticmethod
     def display() -> Progress:
@@ -67,12 +71,15 @@ class RunMonitor:
     def epoch(self, stage: Stage, epoch: int, global_step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self.writer.add_scalar(f"{stage.name}/{name}", value, global_step)
+        if time.monotonic() - self._drawn_at < GRID_EVERY_S:
+            return
         grid = sample_grid(
             self.run.averaged_copy(), self.sample, self.run.config.attack_settings, self.publish
         )
         write_grid(grid, self.run.folder / "samples" / f"{stage.name}-{epoch:03d}.png")
         self.writer.add_image(f"{stage.name}/samples", grid, global_step)
         self.writer.flush()
+        self._drawn_at = time.monotonic()
 
     def _write(self, stage: Stage, global_step: int) -> None:
         means = {name: total / self._count for name, total in self._sums.items()}

@@ -20,16 +20,17 @@ class Lpips(nn.Module):
         net: ``alex`` (the usual metric) or ``vgg``.
         trunk: torchvision's weights of that network (a state dict, whole or features alone), for machines
             without a network; None lets torchvision download or find them.
+        random: leave that network's weights random, to learn what it costs.
 
     Raises:
         PerceptualError: the file is missing or is no such state dict.
     """
 
-    def __init__(self, net: str = "alex", trunk: Path | None = None) -> None:
+    def __init__(self, net: str = "alex", trunk: Path | None = None, *, random: bool = False) -> None:
         import lpips
 
         super().__init__()
-        self.distance = lpips.LPIPS(net=net, pnet_rand=trunk is not None, verbose=False)
+        self.distance = lpips.LPIPS(net=net, pnet_rand=random or trunk is not None, verbose=False)
         if trunk is not None:
             self._load_trunk(trunk)
         self.distance.eval().requires_grad_(False)

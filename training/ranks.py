@@ -61,6 +61,14 @@ class Ranks:
         """Until every rank is here."""
         self.fabric.barrier()
 
+    def agree(self, value: float) -> float:
+        """The first rank's number, on every rank."""
+        if self.count == 1:
+            return value
+        agreed = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(agreed, 0)
+        return float(agreed)
+
     def place(self, network: M) -> M:
         """Moves a network to train here, channels last; all ranks get the first one's weights.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .batches import take
 from .config import RunConfig
-from .data import ATTRIBUTES, FacePack, Labeller, Split, pack_faces, read_faces
+from .data import ATTRIBUTES, FacePack, Labeller, Split, load_pack, pack_faces, prepared_pack, read_faces
 from .labels import RunLabeller
 from .loop import Run
 from .monitor import RunMonitor, Unwatched, fixed_threads
@@ -37,7 +37,7 @@ class Job:
     """What to train, on what, and where.
 
     Attributes:
-        data: folder of the data set.
+        data: folder of the data set, or of the prepared packs ``train`` and ``validation``.
         layout: name of its layout, see ``training.data.layouts``; None recognises it.
         label_with: a trained run that predicts the attributes of faces without labels, or None.
         surrogates: cards file of the recognisers.
@@ -101,7 +101,7 @@ def train(
     recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
     pictures = target_pictures(job.target)
     publish = Publish(config.network.image_size, masked=config.paste_mask)
-    networks = _networks(config, ranks)
+    networks = make_networks(config, ranks)
     targets = [target.to(ranks.device) for target in target_embeddings(pictures, recognizers)]
     recognizers = [recognizer.to(ranks.device) for recognizer in recognizers]
     perceptual = Lpips("alex", job.lpips_trunk).to(ranks.device) if "lpips" in config.attack.weights else None
@@ -144,6 +144,8 @@ def train(
 def _faces(job: Job, split: Split, labeller: Labeller | None) -> FacePack:
     name = split.name.lower()
     size_px = job.config.network.image_size
+    if (job.data / name / "pack.json").exists():
+        return prepared_pack(job.data / name, size_px).first(job.limit)
     suffix = f"-first{job.limit}" if job.limit else ""
     return pack_faces(
         read_faces(job.data, split, job.layout)[: job.limit],
@@ -154,7 +156,23 @@ def _faces(job: Job, split: Split, labeller: Labeller | None) -> FacePack:
     )
 
 
-def _networks(config: RunConfig, ranks: Ranks) -> Networks:
+def face_count(data: Path, layout: str | None, limit: int | None) -> int:
+    """How many pictures, or prepared faces, there are to train on; pictures may turn out to show none.
+
+    Raises:
+        DataError: the data set cannot be used.
+    """
+    prepared = data / "train"
+    count = (
+        len(load_pack(prepared))
+        if (prepared / "pack.json").exists()
+        else len(read_faces(data, Split.TRAIN, layout))
+    )
+    return count if limit is None else min(limit, count)
+
+
+def make_networks(config: RunConfig, ranks: Ranks) -> Networks:
+    """The networks of a run, with random weights, where they train."""
     network = config.network
     return Networks(
         ranks.place(network.generator()),

@@ -5,7 +5,7 @@ from .errors import DataError
 from .landmarks import find_landmarks
 from .layouts import read_faces
 from .lfw import FacePair, read_lfw
-from .pack import FacePack, Labeller, load_pack, pack_faces
+from .pack import FacePack, Labeller, load_pack, pack_faces, prepared_pack
 from .records import ATTRIBUTES, FaceRecord, Split
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "find_landmarks",
     "load_pack",
     "pack_faces",
+    "prepared_pack",
     "read_celeba",
     "read_faces",
     "read_lfw",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,10 @@ class FacePack:
     def __len__(self) -> int:
         return len(self.crops)
 
+    def first(self, count: int | None) -> FacePack:
+        """The first so many faces; all of them for None."""
+        return replace(self, **{name: getattr(self, name)[:count] for name in (*_ARRAYS, "names")})
+
 
 def pack_faces(
     records: Sequence[FaceRecord],
@@ -96,31 +101,47 @@ def pack_faces(
     found = [
         (record, face) for record, face in zip(records, landmarks, strict=True) if not np.isnan(face).any()
     ]
+    with _whole_or_not(folder) as partial:
+        kept, points = _write_crops(partial / "crops.npy", found, size_px)
+        if not kept:
+            raise DataError(f"no face was found in any of {len(records)} pictures, e.g. {records[0].path}")
+        if labeller is None:
+            attributes = np.stack([record.attributes for record in kept if record.attributes is not None])
+        else:
+            attributes = labeller(np.load(partial / "crops.npy", mmap_mode="r"))
+        arrays: dict[str, NDArray] = {
+            "landmarks": np.stack(points).astype(np.float32),
+            "attributes": attributes,
+            "identities": np.array([record.identity for record in kept], dtype=np.int64),
+        }
+        for name, array in arrays.items():
+            np.save(partial / f"{name}.npy", array)
+        names = [record.name for record in kept]
+        packed = set(names)
+        left_out = [record.name for record in records if record.name not in packed]
+        _log_left_out(left_out, len(records))
+        about = {"names": names, "left_out": left_out, "labelled_by": labeller.source if labeller else None}
+        (partial / "pack.json").write_text(json.dumps(about))
+    return load_pack(folder)
+
+
+def write_pack(folder: Path, pack: FacePack, about: Mapping[str, Any] | None = None) -> None:
+    """Writes a pack whole or not at all; ``about`` is kept in its ``pack.json``."""
+    with _whole_or_not(folder) as partial:
+        for name in _ARRAYS:
+            np.save(partial / f"{name}.npy", getattr(pack, name))
+        told = {"left_out": pack.left_out, "labelled_by": pack.labelled_by, **(about or {})}
+        (partial / "pack.json").write_text(json.dumps({**told, "names": pack.names}))
+
+
+@contextmanager
+def _whole_or_not(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name once everything is there."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    kept, points = _write_crops(partial / "crops.npy", found, size_px)
-    if not kept:
-        raise DataError(f"no face was found in any of {len(records)} pictures, e.g. {records[0].path}")
-    if labeller is None:
-        attributes = np.stack([record.attributes for record in kept if record.attributes is not None])
-    else:
-        attributes = labeller(np.load(partial / "crops.npy", mmap_mode="r"))
-    arrays: dict[str, NDArray] = {
-        "landmarks": np.stack(points).astype(np.float32),
-        "attributes": attributes,
-        "identities": np.array([record.identity for record in kept], dtype=np.int64),
-    }
-    for name, array in arrays.items():
-        np.save(partial / f"{name}.npy", array)
-    names = [record.name for record in kept]
-    packed = set(names)
-    left_out = [record.name for record in records if record.name not in packed]
-    _log_left_out(left_out, len(records))
-    about = {"names": names, "left_out": left_out, "labelled_by": labeller.source if labeller else None}
-    (partial / "pack.json").write_text(json.dumps(about))
+    yield partial
     partial.rename(folder)
-    return load_pack(folder)
 
 
 def _check_labels(records: Sequence[FaceRecord], labeller: Labeller | None) -> None:
@@ -179,8 +200,7 @@ def _check_same(
     pack: FacePack, records: Sequence[FaceRecord], folder: Path, size_px: int, labeller: Labeller | None
 ) -> None:
     """A pack is used again only for the pictures and labels it was made of."""
-    if pack.crops.shape[1] != size_px:
-        raise DataError(f"{folder} holds crops of {pack.crops.shape[1]} px, expected {size_px}")
+    _check_size(pack, folder, size_px)
     if labeller is not None and labeller.source != pack.labelled_by:
         raise DataError(
             f"{folder} was labelled by {_told(pack.labelled_by)}, not by {_told(labeller.source)}; "
@@ -222,3 +242,19 @@ def load_pack(folder: Path) -> FacePack:
         left_out=None if left_out is None else tuple(left_out),
         labelled_by=about.get("labelled_by"),
     )
+
+
+def prepared_pack(folder: Path, size_px: int) -> FacePack:
+    """Opens a pack that somebody prepared, without the pictures it was made of.
+
+    Raises:
+        DataError: a file of the pack is missing or damaged, or its crops have another size.
+    """
+    pack = load_pack(folder)
+    _check_size(pack, folder, size_px)
+    return pack
+
+
+def _check_size(pack: FacePack, folder: Path, size_px: int) -> None:
+    if pack.crops.shape[1] != size_px:
+        raise DataError(f"{folder} holds crops of {pack.crops.shape[1]} px, expected {size_px}")

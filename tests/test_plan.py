@@ -1,0 +1,129 @@
+"""The dry run: counts worked out by hand, the time's arithmetic, and what the command needs."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+from click.testing import CliRunner
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.test_training_loop import CONFIG, tiny_recognizer
+from training import presets
+from training.__main__ import main
+from training.plan import Plan, StagePlan, make_plan
+from training.plan_table import plan_table
+from training.probe import first_batch, matrix_rate, peak_bytes, random_faces
+from training.ranks import launch
+
+CPU = torch.device("cpu")
+MINI = dataclasses.replace(
+    CONFIG,
+    name="mini",
+    attack=dataclasses.replace(
+        CONFIG.attack, weights={k: w for k, w in CONFIG.attack.weights.items() if k != "lpips"}
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    recognizers = [tiny_recognizer(i) for i in range(2)]
+    return make_plan(MINI, recognizers, faces=1000, ranks=launch(accelerator="cpu"), seconds_per_stage=0.01)
+
+
+def stage_plan(**changes) -> StagePlan:
+    defaults = {
+        "name": "attributes",
+        "config": dataclasses.replace(MINI.attributes, epochs=3, batch=10),
+        "steps_per_epoch": 20,
+        "trained": 1,
+        "frozen": 1,
+        "flops_per_face": 5e9,
+        "state_bytes": 1000,
+        "probe_batch": 2,
+        "probe_bytes": 300,
+        "faces_per_s": 4.0,
+    }
+    return StagePlan(**{**defaults, **changes})
+
+
+def test_parameters_are_those_of_the_players(plan):
+    networks = (MINI.network.generator(), MINI.network.restorer(), MINI.network.discriminator())
+    generator, restorer, discriminator = (sum(p.numel() for p in n.parameters()) for n in networks)
+    perturbation = sum(p.numel() for p in networks[0].perturbation_encoder.parameters())
+    attributes, attack, erasure = plan.stages
+    assert attributes.trained == generator - perturbation + discriminator
+    assert attack.trained == perturbation + restorer + discriminator
+    assert erasure.trained == restorer
+    assert attributes.trained + attributes.frozen == generator + restorer + discriminator
+    assert attack.frozen > generator - perturbation  # the recognisers are among them
+
+
+def test_flops_of_the_last_stage_add_up(plan):
+    """One pass of the generator, three of the restorer less its first layer's gradient to the input."""
+    face, attributes = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3)
+    generator, restorer = MINI.network.generator().eval(), MINI.network.restorer().eval()
+    with FlopCounterMode(display=False) as protecting, torch.no_grad():
+        generator(face, attributes, 0.5, 0.05)
+    with FlopCounterMode(display=False) as restoring, torch.no_grad():
+        restorer(face)
+    forward, once = protecting.get_total_flops(), restoring.get_total_flops()
+    counted = plan.stages[2].flops_per_face
+    assert forward + 2.5 * once < counted <= forward + 3 * once + 1e6  # JPEG's small matrix products
+
+
+def test_recognizers_add_to_the_attack(plan):
+    alone = make_plan(MINI, [], faces=1000, ranks=launch(accelerator="cpu"), seconds_per_stage=0.01)
+    assert alone.recognizers == ()
+    assert plan.recognizers == ("r0", "r1")
+    assert plan.stages[1].flops_per_face > alone.stages[1].flops_per_face
+    assert plan.stages[0].flops_per_face == alone.stages[0].flops_per_face
+
+
+def test_time_memory_and_share_follow_from_what_was_measured(plan):
+    """3 * 20 steps of 10 faces at 4 a second: 150 s. 300 bytes at 2 faces are 1500 at 10."""
+    stage = stage_plan()
+    assert (stage.steps, stage.seconds, stage.epochs) == (60, 150, 3)
+    assert stage.memory_bytes == 2500
+    limited = stage_plan(config=dataclasses.replace(stage.config, minutes=0.5))
+    assert (limited.seconds, limited.epochs) == (30, 0.6)
+    rated = dataclasses.replace(plan, rates={"fp32": 100e9, "bf16": 1.0})
+    assert rated.share(stage) == pytest.approx(0.2)
+
+
+def test_the_table_says_how_each_figure_was_come_by(plan):
+    shown = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    shown.print(plan_table(plan, "assumed"))
+    text = shown.export_text()
+    for word in ("counted", "measured", "estimated", "mini: 1000 faces", "1000 assumed", "r0, r1"):
+        assert word in text, word
+    shown.print(plan_table(dataclasses.replace(plan, recognizers=()), "assumed"))
+    assert "needs recognisers (--surrogates)" in shown.export_text()
+
+
+def test_the_probe_measures():
+    assert matrix_rate(CPU, torch.float32, seconds=0.01) > 1e6
+    assert peak_bytes(lambda: torch.ones(64, 2**20), CPU) > 200 * 2**20  # 256 MiB, written to
+    faces = random_faces(4, 32, 3)
+    batch = first_batch(faces, 3)
+    assert batch.face.shape == (3, 3, 32, 32)
+    assert batch.landmarks.min() > 0
+    assert batch.landmarks.max() < 32
+
+
+def test_the_command_needs_nothing_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "mini", MINI)
+    monkeypatch.setattr("training.plan.make_plan", partial(make_plan, seconds_per_stage=0.01))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["--preset", "mini", "--dry-run", "--limit", "800"])
+    assert done.exit_code == 0, done.output
+    assert "800 as --limit says" in " ".join(done.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_still_needs_its_inputs():
+    done = CliRunner().invoke(main, ["--preset", "compact"])
+    assert done.exit_code == 2
+    assert "missing --data, --surrogates, --target, --out; only --dry-run does without" in done.output

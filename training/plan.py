@@ -1,0 +1,233 @@
+"""What a run would take, from a few steps of its own stages on random faces; nothing is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import RunConfig, StageConfig
+from .loop import Run
+from .perceptual import Lpips
+from .probe import clock, device_name, first_batch, matrix_rate, peak_bytes, random_faces
+from .ranks import Ranks
+from .recipe import make_networks, make_stages
+from .stages import Stage
+from .stages.publish import Publish
+from .step import take_step
+from .surrogates import Recognizer, RecognizerCard
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+STAND_INS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """What one stage takes.
+
+    Attributes:
+        trained: parameters.
+        frozen: parameters of everything else that the stage runs or keeps.
+        flops_per_face: of a step, counted in convolutions and matrix products: forward, backward and, in
+            the attack, through the meta step, averaged over the steps between two meta steps.
+        state_bytes: weights, moving averages, gradients and optimiser, counted.
+        probe_batch: faces a step of the measurement.
+        probe_bytes: by how much such a step raised the memory in use, measured.
+        faces_per_s: measured.
+    """
+
+    name: str
+    config: StageConfig
+    steps_per_epoch: int
+    trained: int
+    frozen: int
+    flops_per_face: float
+    state_bytes: int
+    probe_batch: int
+    probe_bytes: int
+    faces_per_s: float
+
+    @property
+    def steps(self) -> int:
+        """Of all epochs."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def memory_bytes(self) -> float:
+        """State, and what the probe's step took scaled to the batch."""
+        return self.state_bytes + self.probe_bytes * self.config.batch / self.probe_batch
+
+    @property
+    def seconds(self) -> float:
+        """Of training alone, at the measured speed; no more than the stage's minutes."""
+        needed = self.steps * self.config.batch / self.faces_per_s
+        return needed if self.config.minutes is None else min(needed, 60 * self.config.minutes)
+
+    @property
+    def epochs(self) -> float:
+        """As many as the seconds give."""
+        return self.seconds * self.faces_per_s / (self.steps_per_epoch * self.config.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run takes.
+
+    Attributes:
+        faces: to train on.
+        recognizers: names of those counted; none where stand-ins that cost nothing took their place.
+        rates: FLOP/s of large matrix products by precision, measured.
+    """
+
+    config: RunConfig
+    device: str
+    faces: int
+    recognizers: tuple[str, ...]
+    rates: dict[str, float]
+    stages: tuple[StagePlan, ...]
+
+    def share(self, stage: StagePlan) -> float:
+        """Of the matrix rate in the run's precision that a stage reaches."""
+        return stage.flops_per_face * stage.faces_per_s / self.rates[self.config.precision]
+
+
+def make_plan(
+    config: RunConfig,
+    recognizers: Sequence[Recognizer],
+    *,
+    faces: int,
+    ranks: Ranks,
+    seconds_per_stage: float = 8.0,
+) -> Plan:
+    """Runs a few steps of each stage.
+
+    Args:
+        recognizers: the surrogates; without any, two that cost nothing take their place.
+        faces: how many there are to train on; the steps themselves see random ones.
+        ranks: of one process; its device is measured.
+        seconds_per_stage: about how long to measure.
+    """
+    device = ranks.device
+    networks = make_networks(config, ranks)
+    taking_part = list(recognizers) or [_stand_in(i) for i in range(STAND_INS)]
+    perceptual = Lpips("alex", random=True) if "lpips" in config.attack.weights else None
+    helpers = [*taking_part, *([perceptual] if perceptual else [])]
+    for module in helpers:
+        module.to(device)
+    stages = make_stages(
+        config,
+        networks,
+        taking_part,
+        [_some_target(recognizer, device) for recognizer in taking_part],
+        Publish(config.network.image_size, masked=config.paste_mask),
+        perceptual,
+        ranks,
+    )
+    most = max(stage.config.batch for stage in stages)
+    noise = random_faces(most, config.network.image_size, config.network.n_attributes)
+    with tempfile.TemporaryDirectory() as folder:  # a run wants one; it is never saved
+        run = Run(Path(folder), config, networks, stages, noise, {}, ranks=ranks)
+        plans = []
+        for stage in stages:
+            plans.append(_probe(run, stage, helpers, faces, seconds_per_stage))
+            run.next_stage()
+    return Plan(
+        config=config,
+        device=device_name(device),
+        faces=faces,
+        recognizers=tuple(recognizer.card.name for recognizer in recognizers),
+        rates={name: matrix_rate(device, dtype) for name, dtype in DTYPES.items()},
+        stages=tuple(plans),
+    )
+
+
+def _probe(run: Run, stage: Stage, helpers: Sequence[nn.Module], faces: int, seconds: float) -> StagePlan:
+    """Counts and measures the stage that the run is at, with as large a batch as the time allows."""
+    device = run.ranks.device
+    attacking = stage.name == "attack"
+    cycle = max(run.config.attack_settings.meta_every, 1) if attacking else 1
+    size = min(stage.config.batch, max(2, len(helpers)) if attacking else 2)  # a face for each surrogate
+
+    def cycle_s() -> float:
+        started = clock(device)
+        _steps(run, stage, cycle, size)
+        return clock(device) - started
+
+    with FlopCounterMode(display=False) as counter:
+        cycle_s()  # the optimisers make their state here: it is no part of the peak
+    flops_per_face = counter.get_total_flops() / (cycle * size)
+    elapsed_s: list[float] = []
+    peak = peak_bytes(lambda: elapsed_s.append(cycle_s()), device)
+    while size < stage.config.batch and elapsed_s[-1] < seconds / 12:
+        size = min(4 * size, stage.config.batch)
+        elapsed_s.clear()
+        peak = peak_bytes(lambda: elapsed_s.append(cycle_s()), device)
+    while sum(elapsed_s) < seconds / 2:
+        elapsed_s.append(cycle_s())
+
+    trained = [parameter for player in stage.players for parameter in player.parameters()]
+    present = [*run.networks.items().values(), *(helpers if attacking else ())]
+    parameters = [parameter for module in present for parameter in module.parameters()]
+    return StagePlan(
+        name=stage.name,
+        config=stage.config,
+        steps_per_epoch=faces // stage.config.batch,
+        trained=_count(trained),
+        frozen=_count(parameters) - _count(trained),
+        flops_per_face=flops_per_face,
+        state_bytes=_state_bytes(run, helpers, trained),
+        probe_batch=size,
+        probe_bytes=peak,
+        faces_per_s=cycle * size / median(elapsed_s),
+    )
+
+
+def _state_bytes(run: Run, helpers: Sequence[nn.Module], trained: Sequence[Tensor]) -> int:
+    """Networks, their moving averages, recognisers, one gradient for what trains, and the optimisers."""
+    modules = (*run.networks.items().values(), *run.averaged.values(), *helpers)
+    weights = [tensor for module in modules for tensor in module.state_dict().values()]
+    optimizers = [
+        value
+        for optimizer in run.optimizers.values()
+        for state in optimizer.state.values()
+        for value in state.values()
+    ]
+    return sum(t.numel() * t.element_size() for t in (*weights, *trained, *optimizers))
+
+
+def _steps(run: Run, stage: Stage, cycle: int, size: int) -> None:
+    """The loop's steps from one meta step to the next, the faces' way from the pack included."""
+    for step in range(cycle):
+        batch = first_batch(run.pack, size)
+        take_step(stage, batch, run.optimizers, run.ranks, number=step, seed=step)
+        run.average()
+
+
+def _stand_in(number: int) -> Recognizer:
+    """Averages the face over a coarse grid: an embedding without convolutions or matrix products."""
+    card = RecognizerCard(
+        name=f"stand-in {number + 1}",
+        path=Path(),
+        role="white-box",
+        size_hw=(112, 112),
+        box=(0.0, 0.0, 112.0, 112.0),
+        thresholds={},
+    )
+    return Recognizer(card, nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten()))
+
+
+def _some_target(recognizer: Recognizer, device: torch.device) -> Tensor:
+    """The unit-norm embedding of noise, for the embedding's length."""
+    noise = first_batch(random_faces(1, 112, 1), 1)
+    with torch.no_grad():
+        return recognizer(noise.face.to(device), recognizer.sampling_grid(noise.landmarks, 112).to(device))[0]
+
+
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,81 @@
+"""A plan as a table: each line says how its figures were come by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .plan import Plan, StagePlan
+
+GIB = 2**30
+
+
+def plan_table(plan: Plan, faces_from: str) -> RenderableType:
+    """The table and its notes.
+
+    Args:
+        faces_from: where the number of faces was taken from.
+    """
+    config = plan.config
+    table = Table(
+        title=f"{config.name}: {plan.faces} faces of {config.network.image_size} px, {config.precision}"
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("how", style="dim")
+    for stage in plan.stages:
+        table.add_column(stage.name, justify="right")
+
+    def row(title: str, how: str, figure: Callable[[StagePlan], str]) -> None:
+        table.add_row(title, how, *(figure(stage) for stage in plan.stages))
+
+    row("parameters trained", "counted", lambda s: f"{s.trained / 1e6:.2f} M")
+    row("parameters frozen", "counted", lambda s: f"{s.frozen / 1e6:.2f} M")
+    row("faces a step", "preset", lambda s: f"{s.config.batch}")
+    row("epochs x steps", "preset", lambda s: f"{s.config.epochs} x {s.steps_per_epoch}")
+    row("FLOPs a face", "counted", lambda s: f"{s.flops_per_face / 1e9:.1f} G")
+    row("FLOPs a step", "counted", lambda s: f"{s.flops_per_face * s.config.batch / 1e12:.3g} T")
+    row("faces a measured step", "chosen", lambda s: f"{s.probe_batch}")
+    row("its peak of memory", "measured", lambda s: f"{s.probe_bytes / GIB:.2f} GiB")
+    row("weights and optimiser", "counted", lambda s: f"{s.state_bytes / GIB:.2f} GiB")
+    row("memory", "estimated", lambda s: f"{s.memory_bytes / GIB:.2f} GiB")
+    row("faces a second", "measured", lambda s: f"{s.faces_per_s:.3g}")
+    row(f"of the {config.precision} rate", "measured", lambda s: f"{plan.share(s):.1%}")
+    row("time", "estimated", _time)
+    if any(stage.config.minutes for stage in plan.stages):
+        row("epochs in that time", "estimated", lambda s: f"{s.epochs:.3g}")
+    return Group(table, *(Text(note) for note in _notes(plan, faces_from)))
+
+
+def _time(stage: StagePlan) -> str:
+    bound = stage.config.minutes is not None and stage.seconds == 60 * stage.config.minutes
+    return _duration(stage.seconds) + (" (limit)" if bound else "")
+
+
+def _notes(plan: Plan, faces_from: str) -> list[str]:
+    total = sum(stage.seconds for stage in plan.stages)
+    rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in plan.rates.items())
+    recognizers = (
+        f"The attack counts the recognisers {', '.join(plan.recognizers)}."
+        if plan.recognizers
+        else "The attack needs recognisers (--surrogates): without them only the networks and LPIPS are "
+        "counted and timed, so expect more."
+    )
+    return [
+        f"Total, estimated: {_duration(total)}, without preparing faces, samples and checkpoints.",
+        f"{plan.device}; large matrix products, measured: {rates}.",
+        f"Faces: {plan.faces} {faces_from}.",
+        recognizers,
+        "FLOPs are those of convolutions and matrix products, a multiply-add being two, forward and back, "
+        "averaged from one meta step to the next. Warps, noise and normalisation are not among them.",
+        "The steps saw random faces. Memory scales the measured step's peak to the batch and adds the state; "
+        "PyTorch and its libraries are not among it.",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
