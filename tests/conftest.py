@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,14 @@ CROP_PX = 64
 ATTRIBUTES = ("Bangs", "Eyeglasses", "Smiling")
 # Levels that the toy networks add at full strength, and take away again.
 TOY_CHANGE = 40
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers() -> Iterator[None]:
+    """Training's commands flush denormal numbers in the whole process; other tests count on them."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def make_plan(
     *,
     faces: int,
     ranks: Ranks,
-    seconds_per_stage: float = 8.0,
+    seconds_per_stage: float = 16.0,
 ) -> Plan:
     """Runs a few steps of each stage.
 
@@ -162,13 +162,11 @@ def _probe(run: Run, stage: Stage, helpers: Sequence[nn.Module], faces: int, sec
     with FlopCounterMode(display=False) as counter:
         cycle_s()  # the optimisers make their state here: it is no part of the peak
     flops_per_face = counter.get_total_flops() / (cycle * size)
-    elapsed_s: list[float] = []
-    peak = peak_bytes(lambda: elapsed_s.append(cycle_s()), device)
-    while size < stage.config.batch and elapsed_s[-1] < seconds / 12:
+    while size < stage.config.batch and cycle_s() < seconds / 6:
         size = min(4 * size, stage.config.batch)
-        elapsed_s.clear()
-        peak = peak_bytes(lambda: elapsed_s.append(cycle_s()), device)
-    while sum(elapsed_s) < seconds / 2:
+    peak = peak_bytes(cycle_s, device)  # the first cycle of a size is slow: it is not timed
+    elapsed_s = [cycle_s()]
+    while sum(elapsed_s) < seconds / 3:
         elapsed_s.append(cycle_s())
 
     trained = [parameter for player in stage.players for parameter in player.parameters()]
