@@ -375,3 +375,17 @@ def test_without_meta_steps_the_auxiliary_losses_are_those_of_the_others(tmp_pat
     stage.networks.generator.perturbation_encoder.register_forward_hook(lambda *_: calls.append(1))
     stage.forward(batch, 0)
     assert len(calls) == 1
+
+
+def test_similarities_are_those_before_the_meta_step(tmp_path):
+    stage, batch, outputs = attack_step(tmp_path, settings(meta_every=1, owner_weight=1.0))
+    figures = stage.figures(outputs)
+    for index, (surrogate, target) in enumerate(zip(stage.surrogates, stage.targets, strict=True)):
+        grid = surrogate.sampling_grid(batch.landmarks, SIZE)
+        embedding = surrogate(outputs.attack.observed, grid)
+        cosine = figures[f"cosine_target_{surrogate.card.name}"]
+        torch.testing.assert_close(cosine, (embedding @ target).mean().detach())
+        owner = (embedding * surrogate(batch.face, grid)).sum(1).mean().detach()
+        torch.testing.assert_close(figures[f"cosine_owner_{surrogate.card.name}"], owner)
+        expected = (1 - cosine) + (embedding * surrogate(batch.face, grid)).sum(1).clamp_min(0).mean()
+        torch.testing.assert_close(outputs.attack.primary[index], expected.detach())

@@ -18,8 +18,6 @@ from ..losses import (
     discriminator_loss,
     erasure_loss,
     generator_loss,
-    impersonation_loss,
-    owner_loss,
     perceptual_loss,
     perturbation_loss,
     surrogate_weights,
@@ -30,6 +28,7 @@ from ..noise_pool import NoisePool
 from ..surrogates import Recognizer, SurrogateError
 from .base import Losses, Networks, Player
 from .publish import edited_attributes
+from .surrogate_loss import SurrogateLoss
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class _Outputs:
     published: Tensor  # x_adv pasted back
     restored: Tensor
     attack: AttackLosses
+    similarities: list[dict[str, Tensor]]  # of each surrogate, see SurrogateLoss
 
 
 class AttackStage:
@@ -138,10 +138,11 @@ class AttackStage:
         with torch.no_grad():
             clean = generator.clean(batch.face, attributes)
 
+        losses = self._attack_losses(batch)
         attack = meta_auxiliary_attack(
             lambda theta: self._protect(theta, batch, clean, attributes),
             lambda protected: self.noise(self.publish(batch.face, protected), batch.draws),
-            self._attack_losses(batch),
+            losses,
             dict(generator.perturbation_encoder.named_parameters()),
             weights=self.weights,
             primaries=self.primaries(step),
@@ -157,7 +158,14 @@ class AttackStage:
         published = self.publish(batch.face, attack.protected)
         restored = self.publish(attack.observed, self.networks.restorer(attack.observed))
         return _Outputs(
-            batch, attributes, clean.face.float(), attack.protected.float(), published, restored, attack
+            batch=batch,
+            attributes=attributes,
+            edited=clean.face.float(),
+            protected=attack.protected.float(),
+            published=published,
+            restored=restored,
+            attack=attack,
+            similarities=[loss.similarities for loss in losses],
         )
 
     def _protect(self, theta: Parameters, batch: Batch, clean: CleanBranch, attributes: Tensor) -> Tensor:
@@ -167,7 +175,7 @@ class AttackStage:
             perturbed, clean, attributes, strength=self.attack.strength, injection=self.attack.injection
         )
 
-    def _attack_losses(self, batch: Batch) -> list[Callable[[Tensor], Tensor]]:
+    def _attack_losses(self, batch: Batch) -> list[SurrogateLoss]:
         side = batch.face.shape[-1]
         found = batch.landmarks
         if self.attack.landmark_jitter:
@@ -176,26 +184,22 @@ class AttackStage:
         def grid_of(surrogate: Recognizer, landmarks: Tensor) -> Tensor:
             return surrogate.sampling_grid(landmarks, side).to(batch.face.device, non_blocking=True)
 
-        def loss_of(surrogate: Recognizer, target: Tensor, faces: slice) -> Callable[[Tensor], Tensor]:
-            grid = grid_of(surrogate, found[faces])
-            owner = None
-            if self.attack.owner_weight:
-                with torch.no_grad():
-                    owner = surrogate(batch.face[faces], grid_of(surrogate, batch.landmarks[faces]))
-
-            def loss(observed: Tensor) -> Tensor:
-                embedding = surrogate(observed[faces], grid)
-                total = impersonation_loss(embedding, target)
-                if owner is not None:
-                    total = total + self.attack.owner_weight * owner_loss(
-                        embedding, owner, self.attack.owner_margin
-                    )
-                return total
-
-            return loss
+        def owner_of(surrogate: Recognizer, faces: slice) -> Tensor | None:
+            if not self.attack.owner_weight:
+                return None
+            with torch.no_grad():
+                return surrogate(batch.face[faces], grid_of(surrogate, batch.landmarks[faces]))
 
         return [
-            loss_of(surrogate, target, faces)
+            SurrogateLoss(
+                surrogate,
+                target,
+                faces=faces,
+                grid=grid_of(surrogate, found[faces]),
+                owner=owner_of(surrogate, faces),
+                owner_weight=self.attack.owner_weight,
+                owner_margin=self.attack.owner_margin,
+            )
             for surrogate, target, faces in zip(
                 self.surrogates, self.targets, self._shares(len(batch)), strict=True
             )
@@ -236,8 +240,11 @@ class AttackStage:
 
     def figures(self, outputs: _Outputs) -> dict[str, Tensor]:
         figures = {"auxiliary": outputs.attack.auxiliary}
-        for surrogate, loss in zip(self.surrogates, outputs.attack.primary, strict=True):
+        told = zip(self.surrogates, outputs.attack.primary, outputs.similarities, strict=True)
+        for surrogate, loss, similarities in told:
             figures[f"primary_{surrogate.card.name}"] = loss
+            for whom, cosine in similarities.items():
+                figures[f"cosine_{whom}_{surrogate.card.name}"] = cosine
         return figures
 
     def end_epoch(self) -> dict[str, float]:

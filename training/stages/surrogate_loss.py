@@ -1,0 +1,62 @@
+"""What one surrogate says of a protected batch: the loss to lower, and how similar it finds whom."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..losses import impersonation_loss, owner_loss
+from ..surrogates import Recognizer
+
+
+class SurrogateLoss:
+    """``L_FR_i`` of Eq. 9 with the owner term, for its faces of one batch.
+
+    Args:
+        surrogate: frozen.
+        target: ``(d,)`` unit-norm embedding of the target.
+        faces: which faces of the batch it sees.
+        grid: where it samples them from, ``Recognizer.sampling_grid``.
+        owner: ``(n, d)`` embeddings of the same faces unprotected, or None to leave the owner term out.
+        owner_weight, owner_margin: see ``AttackConfig``.
+
+    Attributes:
+        similarities: mean cosine to the target, and to the owner where known, as first evaluated: before a
+            meta step.
+    """
+
+    def __init__(
+        self,
+        surrogate: Recognizer,
+        target: Tensor,
+        *,
+        faces: slice,
+        grid: Tensor,
+        owner: Tensor | None,
+        owner_weight: float,
+        owner_margin: float,
+    ) -> None:
+        self.surrogate = surrogate
+        self.target = target
+        self.faces = faces
+        self.grid = grid
+        self.owner = owner
+        self.owner_weight = owner_weight
+        self.owner_margin = owner_margin
+        self.similarities: dict[str, Tensor] = {}
+
+    def __call__(self, observed: Tensor) -> Tensor:
+        """The loss of ``(N, 3, S, S)`` pictures in [-1, 1], as strangers see them."""
+        embedding = self.surrogate(observed[self.faces], self.grid)
+        self._note(embedding.detach())
+        total = impersonation_loss(embedding, self.target)
+        if self.owner is not None:
+            total = total + self.owner_weight * owner_loss(embedding, self.owner, self.owner_margin)
+        return total
+
+    @torch.no_grad()
+    def _note(self, embedding: Tensor) -> None:
+        if not self.similarities:
+            self.similarities["target"] = (embedding @ self.target).mean()
+            if self.owner is not None:
+                self.similarities["owner"] = (embedding * self.owner).sum(1).mean()
