@@ -93,6 +93,7 @@ def test_attack_loss_averages_and_stops_at_epsilon():
         lambda a, b: losses.reconstruction_loss(a, b),
         lambda a, b: losses.erasure_loss(a, b),
         lambda a, b: losses.perturbation_loss(a, b, 0.1),
+        lambda a, b: losses.perturbation_loss(a, b, 0.1, 3.0),
         lambda a, b: losses.impersonation_loss(a.flatten(1), b.flatten(1)[0]),
         lambda a, b: losses.owner_loss(a.flatten(1), b.flatten(1), -100.0),
         lambda a, b: losses.generator_loss(a.flatten(1)[:, :1]) + 0 * b.sum(),
@@ -113,3 +114,14 @@ def test_perceptual_loss_is_free_below_its_bound():
     loss.backward()
     assert loss.item() == pytest.approx(0.25)
     assert distances.grad.tolist() == [0.0, 0.5]
+
+
+def test_perturbation_loss_weighs_colour_more_than_grey():
+    """Four pixels. Grey by 0.5: sqrt(4 * 3 * 0.25) = sqrt 3, colour weight or not. Red up and blue down by
+    0.5 has no grey: sqrt(4 * 2 * 0.25) = sqrt 2 unweighted, three times that at a weight of 3."""
+    zero = torch.zeros(1, 3, 2, 2)
+    grey = zero + 0.5
+    red = torch.tensor([0.5, 0.0, -0.5])[None, :, None, None].expand(1, 3, 2, 2)
+    for weight in (1.0, 3.0):
+        assert losses.perturbation_loss(grey, zero, 0.0, weight).item() == pytest.approx(3**0.5)
+        assert losses.perturbation_loss(red, zero, 0.0, weight).item() == pytest.approx(weight * 2**0.5)

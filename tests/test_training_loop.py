@@ -389,3 +389,21 @@ def test_similarities_are_those_before_the_meta_step(tmp_path):
         torch.testing.assert_close(figures[f"cosine_owner_{surrogate.card.name}"], owner)
         expected = (1 - cosine) + (embedding * surrogate(batch.face, grid)).sum(1).clamp_min(0).mean()
         torch.testing.assert_close(outputs.attack.primary[index], expected.detach())
+
+
+def test_another_runs_stage_is_begun_anew_or_kept_as_trained(tmp_path):
+    tiny_run(tmp_path / "other").train(Silent(), stop_after_steps=4)  # two steps into stage 2
+    trained = load_checkpoint(tmp_path / "other")["averaged"]["generator"]
+    name = "perturbation_encoder.layers.0.0.weight"
+    assert not torch.equal(trained[name], trained["encoder.layers.0.0.weight"])
+    for keep, expected in ((True, trained[name]), (False, trained["encoder.layers.0.0.weight"])):
+        run = tiny_run(
+            tmp_path / str(keep),
+            settings(chroma_weight=2.0),
+            continues=tmp_path / "other",
+            first_stage="attack",
+            keep_trained=keep,
+        )
+        assert (run.at.stage, run.at.step) == (1, 0)
+        torch.testing.assert_close(run.networks.generator.state_dict()[name], expected, rtol=0, atol=0)
+        assert run.about["continues"]["keep_trained"] is keep

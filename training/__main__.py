@@ -59,6 +59,9 @@ _EXISTING = click.Path(path_type=Path, exists=True)
     help="With --continue: the stage to begin at.",
 )
 @click.option(
+    "--keep-trained", is_flag=True, help="With --continue: keep what that run trained in the stage already."
+)
+@click.option(
     "--lpips-trunk",
     type=click.Path(path_type=Path, exists=True),
     help="torchvision's AlexNet weights for the loss lpips; default: torchvision downloads them.",
@@ -100,6 +103,7 @@ def main(
     cache: Path | None,
     continues: Path | None,
     first_stage: str,
+    keep_trained: bool,
     lpips_trunk: Path | None,
     assignments: tuple[str, ...],
     accelerator: str,
@@ -154,6 +158,7 @@ def main(
         cache=cache or out.parent / "cache",
         continues=continues,
         first_stage=first_stage,
+        keep_trained=keep_trained,
         lpips_trunk=lpips_trunk,
         limit=limit,
     )

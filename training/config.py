@@ -88,6 +88,7 @@ class AttackConfig:
         injection: gamma of the clean branch.
         sigma: sigma_1 of Eq. 8, a Euclidean norm in [-1, 1] (paper: 30 at 256 px; norms grow with
             the side, so 15 at 128 px says the same; what the paper publishes reaches about 47).
+        chroma_weight: factor of the perturbation's colour in Eq. 8's norm; 1 is the paper.
         epsilon: bound of Eq. 12.
         inner_lr: learning rate of the meta-train step, Eq. 10.
         second_order: differentiate through the meta-train step.
@@ -109,6 +110,7 @@ class AttackConfig:
     strength: float = 0.5
     injection: float = 0.05
     sigma: float = 30.0
+    chroma_weight: float = 1.0
     epsilon: float = 0.1
     inner_lr: float = 2e-5
     second_order: bool = True

@@ -57,6 +57,7 @@ class Run:
         commit: of the code; each one that worked on the run is remembered.
         continues: another run, whose averaged networks a new run begins with.
         first_stage: name of the stage at which it then begins; the other run must be past those before.
+        keep_trained: begin that stage with what the other run trained in it already, not as it begins anew.
         checkpoint_every_s: seconds between checkpoints.
         ranks: the processes that train it; this one alone, on the CPU, if None. The networks, and what the
             stages hold, must be where they are; the first one writes the folder, which all of them read.
@@ -74,6 +75,7 @@ class Run:
         commit: str = "unknown",
         continues: Path | None = None,
         first_stage: str = "",
+        keep_trained: bool = False,
         checkpoint_every_s: float = 120.0,
         ranks: Ranks | None = None,
     ) -> None:
@@ -98,7 +100,7 @@ class Run:
         if (self.folder / CHECKPOINT_NAME).exists():
             self._resume()
         elif continues is not None:
-            self._begin_after(continues, first_stage)
+            self._begin_after(continues, first_stage, keep_trained)
         else:
             self.stages[0].begin()
             self._begin_stage()
@@ -194,13 +196,14 @@ class Run:
             for player in stage.players
         }
 
-    def next_stage(self) -> None:
+    def next_stage(self, *, keep_trained: bool = False) -> None:
         """Goes on to the next stage, which starts from the averaged weights of this one."""
         for name, network in self.networks.items().items():
             network.load_state_dict(self.averaged[name].module.state_dict())
         self.at = Position(stage=self.at.stage + 1, global_step=self.at.global_step)
         if self.at.stage < len(self.stages):
-            self.stages[self.at.stage].begin()
+            if not keep_trained:
+                self.stages[self.at.stage].begin()
             for name, network in self.networks.items().items():
                 self.averaged[name].module.load_state_dict(network.state_dict())
                 self.averaged[name].n_averaged.zero_()
@@ -229,7 +232,7 @@ class Run:
             },
         )
 
-    def _begin_after(self, other: Path, first_stage: str) -> None:
+    def _begin_after(self, other: Path, first_stage: str, keep_trained: bool) -> None:
         state = load_checkpoint(other)
         names = [stage.name for stage in self.stages]
         index = names.index(first_stage)
@@ -238,14 +241,17 @@ class Run:
                 f"{other} is still in its stage {names[state['position']['stage']]!r}; let it train on until "
                 f"{first_stage!r}"
             )
-        theirs, ours = state["config"]["network"], dataclasses.asdict(self.config.network)
+        theirs, ours = map(
+            dataclasses.asdict, (config_from_dict(state["config"]).network, self.config.network)
+        )
         if theirs != ours:
             raise CheckpointError(f"{other} has networks of another size: {_differences(theirs, ours)}")
         for name, average in self.averaged.items():
             average.module.load_state_dict(state["averaged"][name])
-        self.about |= {"continues": {**state["about"], "run": other.name, "from_stage": first_stage}}
+        told = {"run": other.name, "from_stage": first_stage, "keep_trained": keep_trained}
+        self.about |= {"continues": {**state["about"], **told}}
         self.at = Position(stage=index - 1)
-        self.next_stage()
+        self.next_stage(keep_trained=keep_trained)
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder)

@@ -97,6 +97,7 @@ COMPACT = RunConfig(
     erasure=StageConfig(epochs=6, batch=32, learning_rate=3e-4, weights={"erasure": 1.0}),
     attack_settings=AttackConfig(
         sigma=20.0,
+        chroma_weight=3.0,
         epsilon=0.15,
         inner_lr=0.3,
         primaries_per_step=1,

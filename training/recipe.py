@@ -48,6 +48,7 @@ class Job:
         cache: where prepared faces are kept.
         continues: a run whose networks this one begins with, or None.
         first_stage: name of the stage a run that continues another begins at.
+        keep_trained: it keeps what the other has trained in that stage already.
         lpips_trunk: torchvision's AlexNet weights, for a preset with the loss ``lpips``; None lets
             torchvision download them.
         limit: use only the first so many pictures of each split.
@@ -65,6 +66,7 @@ class Job:
     cache: Path
     continues: Path | None
     first_stage: str
+    keep_trained: bool
     lpips_trunk: Path | None
     limit: int | None
 
@@ -125,6 +127,7 @@ def train(
         commit=_commit(),
         continues=job.continues,
         first_stage=job.first_stage,
+        keep_trained=job.keep_trained,
         ranks=ranks,
     )
     if not ranks.first:

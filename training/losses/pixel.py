@@ -8,6 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Orthonormal opponent colours, a row each: grey, red against blue, green against both.
+_OPPONENT = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+_OPPONENT = _OPPONENT / _OPPONENT.norm(dim=1, keepdim=True)
+
 
 def _norms(difference: Tensor) -> Tensor:
     """Euclidean norm of each picture, ``(N,)``; its gradient at 0 is 0, not NaN."""
@@ -20,12 +24,22 @@ def reconstruction_loss(reconstructed: Tensor, source: Tensor) -> Tensor:
     return (reconstructed - source).abs().mean()
 
 
-def perturbation_loss(protected: Tensor, edited: Tensor, sigma: float) -> Tensor:
+def perturbation_loss(protected: Tensor, edited: Tensor, sigma: float, chroma_weight: float = 1.0) -> Tensor:
     """Eq. 8: ``max(sigma_1, ||x_adv - x_cov^{att_b}||_2)``, mean over the batch.
 
     Never below ``sigma``; below it the perturbation is free: the gradient is 0.
+
+    Args:
+        chroma_weight: factor of the two colour components of the difference; 1 is Eq. 8. People notice a
+            coloured stripe on skin sooner than a shade of the same norm.
     """
-    return _norms(protected - edited).clamp_min(sigma).mean()
+    difference = protected - edited
+    if chroma_weight != 1.0:
+        opponent = (
+            _OPPONENT.to(difference) * difference.new_tensor([1.0, chroma_weight, chroma_weight])[:, None]
+        )
+        difference = torch.einsum("oc,nchw->nohw", opponent, difference)
+    return _norms(difference).clamp_min(sigma).mean()
 
 
 def perceptual_loss(distances: Tensor, bound: float) -> Tensor:

@@ -228,7 +228,9 @@ class AttackStage:
         losses = {
             "attack": outputs.attack.total,
             "erasure": erasure_loss(outputs.restored, outputs.batch.face),
-            "perturbation": perturbation_loss(outputs.protected, outputs.edited, self.attack.sigma),
+            "perturbation": perturbation_loss(
+                outputs.protected, outputs.edited, self.attack.sigma, self.attack.chroma_weight
+            ),
             "attribute": attribute_loss(attributes, outputs.attributes),
             "generator": generator_loss(logits),
         }
