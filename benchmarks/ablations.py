@@ -49,20 +49,37 @@ def train_variant(
         folder: of the variant's run.
         common: arguments of ``python -m training`` that all variants share.
     """
-    done = folder / "done.json"
-    if not done.exists():
-        settings = {**REFERENCE, **VARIANTS[name], "attack.epochs": "1", "erasure.epochs": "1"}
-        began = time.monotonic()
-        _run(
-            "training",
-            *common,
-            *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
-            *("--continue", base, "--from-stage", "attack", "--limit", faces, "--out", folder),
-            *(("--threads", threads) if threads else ()),
-        )
-        # Of a run that was stopped and resumed, this is the last part.
-        done.write_text(json.dumps({"settings": settings, "seconds": round(time.monotonic() - began)}))
-    return json.loads(done.read_text())
+    settings = {**REFERENCE, **VARIANTS[name], "attack.epochs": "1", "erasure.epochs": "1"}
+    asked = {
+        "base": base.name,
+        "faces": faces,
+        "settings": settings,
+        "common": [Path(c).name for c in common],
+    }
+    done, started = folder / "done.json", folder / "started.json"
+    if done.exists():
+        finished = json.loads(done.read_text())
+        if finished["asked"] != asked:
+            raise click.ClickException(
+                f"{folder} holds a variant trained otherwise ({finished['asked']}, expected {asked}); "
+                "use another --runs, or delete it"
+            )
+        return finished
+    resumed = started.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    started.write_text(json.dumps(asked))
+    began = time.monotonic()
+    _run(
+        "training",
+        *common,
+        *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
+        *("--continue", base, "--from-stage", "attack", "--limit", faces, "--out", folder),
+        *(("--threads", threads) if threads else ()),
+    )
+    # Of a run that was stopped in between, nobody knows how long it took.
+    finished = {"asked": asked, "seconds": None if resumed else round(time.monotonic() - began)}
+    done.write_text(json.dumps(finished))
+    return finished
 
 
 @click.command()
@@ -106,7 +123,7 @@ def main(
         folder = runs / name.replace(" ", "-")
         common = ["--preset", preset, "--surrogates", str(cards), *shared]
         took = train_variant(name, base, folder, common, faces=faces, threads=threads)
-        measured = folder / "evaluation"
+        measured = folder / f"evaluation-{people}-{target.stem}"
         if not measured.with_suffix(".json").exists():
             _run(
                 "training.evaluation",

@@ -6,14 +6,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-VERSIONED = ("numpy", "opencv-python-headless", "onnxruntime", "pillow")
+VERSIONED = ("numpy", "opencv-python-headless", "onnxruntime", "pillow", "torch", "kornia", "lpips")
 
 
 def pictures_below(folder: Path) -> list[Path]:
@@ -51,8 +51,15 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in VERSIONED},
+        "versions": {name: _version(name) for name in VERSIONED},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -76,21 +76,26 @@ def run_picture(
         return None
     protected = decode(files["protected"])
     restored_file = publisher.erase(protected)
-    erased = restored_file is not None
-    files["restored"] = restored_file or files["protected"]  # the published file stays as it is
+    if restored_file is not None:
+        files["restored"] = restored_file
     shown = {"clean": clean, **{version: decode(data) for version, data in files.items()}}
     if keep:
         for version, data in files.items():
             (keep / f"{version}_{path.stem}.jpg").write_bytes(data)
     pairs = {
-        "protected": (clean, protected),
-        "protected_to_edited": (publisher.edit(clean), protected),
-        "restored": (clean, shown["restored"]),
+        "protected against clean": (clean, protected),
+        "protected against edited": (publisher.edit(clean), protected),
+        "restored against clean": (clean, shown.get("restored", protected)),
     }
     return Sample(
-        {name: embed_main_face(pixels, publisher.detector, recognizers) for name, pixels in shown.items()},
+        {
+            version: embed_main_face(shown[version], publisher.detector, recognizers)
+            if version in shown
+            else None
+            for version in VERSIONS
+        },
         {name: quality_of(*pair) | _distances(perceptual, *pair) for name, pair in pairs.items()},
-        erased=erased,
+        erased=restored_file is not None,
     )
 
 
@@ -160,6 +165,8 @@ def measure(
             run_picture(path, publisher, recognizers, perceptual, keep) for path in track(paths, "pictures")
         ]
     samples = [sample for sample in found if sample is not None]
+    if not samples:
+        raise click.ClickException(f"no face was found in any of {len(paths)} pictures")
     return {
         "benchmark": "efficacy",
         "environment": environment(),

@@ -19,6 +19,16 @@ RATES = {
     "owner accepted, restored": "owner_accepted_restored",
 }
 
+# Title and digits of each measure.
+QUALITY = {
+    "l1": ("L1", 4),
+    "mse": ("MSE", 4),
+    "psnr": ("PSNR, dB", 1),
+    "ssim": ("SSIM", 3),
+    "lpips_alex": ("LPIPS (AlexNet)", 3),
+    "lpips_vgg": ("LPIPS (VGG)", 3),
+}
+
 
 def _percent(estimate: dict[str, float]) -> str:
     return f"{100 * estimate['value']:.0f} ({100 * estimate['low']:.0f}-{100 * estimate['high']:.0f})"
@@ -71,16 +81,15 @@ def measured_block(result: dict[str, Any], name: str) -> str:
         lines.append(
             f"| {recognizer} | {row['threshold']['0.01']:.3f} | " + " | ".join(map(_number, cosines)) + " |"
         )
+    measures = list(next(iter(result["quality"].values())))
     lines += [
         "",
-        "| whole picture against the original | L1 | MSE | PSNR, dB | SSIM |",
-        "|---|---:|---:|---:|---:|",
+        "| whole picture | " + " | ".join(QUALITY[measure][0] for measure in measures) + " |",
+        "|---|" + "---:|" * len(measures),
     ]
-    for version, row in result["quality"].items():
-        lines.append(
-            f"| {version} | {_number(row['l1'], 4)} | {_number(row['mse'], 4)} | {_number(row['psnr'], 1)} | "
-            f"{_number(row['ssim'])} |"
-        )
+    for pair, row in result["quality"].items():
+        numbers = [_number(row[measure], QUALITY[measure][1]) for measure in measures]
+        lines.append(f"| {pair} | " + " | ".join(numbers) + " |")
     return "\n".join(lines)
 
 

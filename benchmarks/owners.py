@@ -117,6 +117,8 @@ def main(
         everybody = photos_by_person(celeba, count)
         found = [run_person(photos, publisher, recognizers) for photos in track(everybody, "people")]
     people = [person for person in found if person is not None]
+    if not people:
+        raise click.ClickException(f"no face was found in the pictures of {len(found)} people")
     m = min(len(others) for _, others in people)
     rows: dict[str, Any] = {}
     for recognizer in recognizers:

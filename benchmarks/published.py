@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +23,6 @@ Pixels = NDArray[np.uint8]
 # The runtime refuses strength 0, which would publish a picture without a mask; at this one no pixel's
 # perturbation reaches half a level.
 NO_PERTURBATION = 1e-6
-
-Operation = Callable[[Pixels], Pixels]
 
 
 def jpeg(pixels: Pixels, quality: int) -> bytes:

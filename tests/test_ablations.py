@@ -39,12 +39,8 @@ def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
         calls.append((module, [str(argument) for argument in arguments]))
         if module == "training.evaluation":
             out = calls[-1][1][calls[-1][1].index("--out") + 1]
-            (tmp_path / "evaluated").write_text(out)
             with open(f"{out}.json", "w", encoding="utf-8") as file:
                 json.dump(measured(0.6), file)
-        else:
-            folder = calls[-1][1][calls[-1][1].index("--out") + 1]
-            (tmp_path / "runs" / folder.rsplit("/", 1)[-1]).mkdir(parents=True)
 
     monkeypatch.setattr(ablations, "_run", fake)
     (tmp_path / "file").write_text("{}")
@@ -63,6 +59,13 @@ def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
     assert "attack_settings.meta_every=1" in calls[0][1]
     saved = json.loads((tmp_path / "out.json").read_text())
     assert saved["variants"]["gamma 0"]["evaluation"] == measured(0.6)
+    assert saved["variants"]["gamma 0"]["seconds"] == 0
+    other = CliRunner().invoke(ablations.main, [*arguments, "--faces", "99"])
+    assert other.exit_code == 1
+    assert "holds a variant trained otherwise" in other.output
+    again = CliRunner().invoke(ablations.main, [*arguments, "--people", "7"])
+    assert again.exit_code == 0
+    assert [module for module, _ in calls][2:] == ["training.evaluation"]
     refused = CliRunner().invoke(ablations.main, [*arguments, "--only", "gamma 9"])
     assert refused.exit_code == 2
     assert "no variant gamma 9" in refused.output
@@ -75,7 +78,7 @@ def test_table_and_plot(tmp_path) -> None:
         "test_people": 150,
         "variants": {
             "reference": {"seconds": 600, "evaluation": measured(0.61)},
-            "first order": {"seconds": 300, "evaluation": measured(0.4)},
+            "first order": {"seconds": None, "evaluation": measured(0.4)},
         },
     }
     (tmp_path / "result.json").write_text(json.dumps(result))
@@ -83,5 +86,6 @@ def test_table_and_plot(tmp_path) -> None:
     shown = CliRunner().invoke(ablation_plot.main, arguments)
     assert shown.exit_code == 0, shown.output
     assert "| reference | 10 | 61 / 90 / 50 | 61 / 90 / 50 | 0.070 | 0.800 | 0.800 |" in shown.output
+    assert "| first order | ? | 40 / 90 / 50 |" in shown.output
     assert (tmp_path / "ablations.md").read_text() + "\n" == shown.output
     assert Image.open(tmp_path / "ablations.png").width > 1000

@@ -119,11 +119,13 @@ def test_a_card_is_filled_from_a_result_and_nothing_else_changes(tmp_path: Path)
         "lost": {"protected": 0, "restored": 0},
         "calibration": {"pictures": 3, "pairs": 3000},
         "environment": {"versions": {"onnxruntime": "1.0"}},
-        "quality": {"protected": {**quality, "ssim": mean_of(np.ones(2))}},
+        "quality": {"protected against edited": {**quality, "lpips_alex": mean_of(np.full(2, 0.07))}},
         "recognizers": row,
     }
     write_json(result, tmp_path / "result.json")
     block = measured_block(json.loads((tmp_path / "result.json").read_text()), "result.json")
+    assert "| whole picture | L1 | MSE | PSNR, dB | LPIPS (AlexNet) |" in block
+    assert "| protected against edited | 1.0000 | 1.0000 | 1.0 | 0.070 |" in block
     assert "| r | black-box | 0 (0-79) | 100 (21-100) | 100 (21-100) | 100 (21-100) | 100 (21-100) |" in block
     card = fill(f"before\n{BEGIN}\nstale figures\n{END}\nafter", block)
     assert card.startswith("before\n")

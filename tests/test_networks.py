@@ -110,3 +110,8 @@ def test_a_fresh_generator_with_context_perturbs_nothing_and_trains_it(face, att
     torch.testing.assert_close(protected, generator.edit(face, attributes))
     protected.square().sum().backward()
     assert all(r[-1].weight.grad.abs().sum() > 0 for r in generator.perturbation_encoder.refinements)
+    for parameter in generator.perturbation_encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    assert not torch.allclose(generator(face, attributes, 0.7), generator.edit(face, attributes))
+    generator.start_perturbation_from_encoder()  # whatever was trained is forgotten
+    torch.testing.assert_close(generator(face, attributes, 0.7), generator.edit(face, attributes))

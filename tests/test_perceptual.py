@@ -57,3 +57,8 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"no weights")
     with pytest.raises(PerceptualError, match="cannot be read as a state dict"):
         Lpips("alex", tmp_path / "broken.pth")
+
+
+def test_nothing_is_downloaded():
+    with pytest.raises(PerceptualError, match=r"get them: python scripts/lpips_trunk\.py vgg vgg\.pth"):
+        Lpips("vgg")

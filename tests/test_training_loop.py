@@ -407,3 +407,26 @@ def test_another_runs_stage_is_begun_anew_or_kept_as_trained(tmp_path):
         assert (run.at.stage, run.at.step) == (1, 0)
         torch.testing.assert_close(run.networks.generator.state_dict()[name], expected, rtol=0, atol=0)
         assert run.about["continues"]["keep_trained"] is keep
+
+
+def test_realignment_is_exact_in_bfloat16_training():
+    faces = torch.rand(4, 3, 64, 64)
+    torch.manual_seed(2)
+    plain = realigned(faces, faces, 0.02)
+    torch.manual_seed(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = realigned(faces, faces, 0.02)
+    torch.testing.assert_close(cast, plain, rtol=0, atol=0)
+
+
+def test_losses_are_float32_in_bfloat16_training(tmp_path):
+    run = tiny_run(tmp_path, dataclasses.replace(CONFIG, precision="bf16"))
+    run.train(Silent(), stop_after_steps=2)
+    for stage in run.stages[1:]:
+        stage.begin()
+        stage.modes()
+        batch = take(tiny_pack(), np.arange(4), np.zeros(4, dtype=bool))
+        with run.ranks.autocast():
+            outputs = stage.forward(batch, 0)
+            losses = [loss for player in stage.players for loss in player.losses(outputs).values()]
+        assert {value.dtype for value in [*losses, *stage.figures(outputs).values()]} == {torch.float32}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\b
 Example:
   python -m training --preset compact --data celeba --surrogates fr/cards.json \\
-      --target target.jpg --out runs/compact
+      --target target.jpg --lpips-trunk alexnet.pth --out runs/compact
   python -m training --preset compact --dry-run
 """
 
@@ -64,7 +64,7 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.option(
     "--lpips-trunk",
     type=click.Path(path_type=Path, exists=True),
-    help="torchvision's AlexNet weights for the loss lpips; default: torchvision downloads them.",
+    help="torchvision's AlexNet weights, for a preset with the loss lpips (scripts/lpips_trunk.py).",
 )
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Overrides the preset.")
 @click.option(

@@ -51,7 +51,7 @@ PAPER_256 = RunConfig(
 )
 
 # A size that two CPU cores train in hours and serve in milliseconds: 128 px, half AttGAN's width, four
-# layers, two shortcuts (sharper pictures). Its norms are half those at 256 px. Weights and learning
+# layers, all shortcuts (sharper pictures). Its norms are half those at 256 px. Weights and learning
 # rate suit a schedule of a few epochs; docs/training.md says how they were chosen.
 COMPACT = RunConfig(
     name="compact",

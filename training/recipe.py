@@ -49,8 +49,7 @@ class Job:
         continues: a run whose networks this one begins with, or None.
         first_stage: name of the stage a run that continues another begins at.
         keep_trained: it keeps what the other has trained in that stage already.
-        lpips_trunk: torchvision's AlexNet weights, for a preset with the loss ``lpips``; None lets
-            torchvision download them.
+        lpips_trunk: torchvision's AlexNet weights, for a preset with the loss ``lpips``.
         limit: use only the first so many pictures of each split.
     """
 
@@ -95,18 +94,18 @@ def train(
     config = job.config
     ranks = launch(accelerator=accelerator, devices=devices, precision=config.precision)
     fixed_threads(threads)
-    torch.manual_seed(config.seed)
+    recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
+    pictures = target_pictures(job.target)
+    targets = [target.to(ranks.device) for target in target_embeddings(pictures, recognizers)]
+    recognizers = [recognizer.to(ranks.device) for recognizer in recognizers]
+    perceptual = Lpips("alex", job.lpips_trunk).to(ranks.device) if "lpips" in config.attack.weights else None
     labeller = RunLabeller(job.label_with) if job.label_with else None
     with ranks.first_goes_ahead():
         faces = _faces(job, Split.TRAIN, labeller)
         validation = _faces(job, Split.VALIDATION, labeller)
-    recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
-    pictures = target_pictures(job.target)
     publish = Publish(config.network.image_size, masked=config.paste_mask)
+    torch.manual_seed(config.seed)  # here: what was prepared above may have drawn random numbers
     networks = make_networks(config, ranks)
-    targets = [target.to(ranks.device) for target in target_embeddings(pictures, recognizers)]
-    recognizers = [recognizer.to(ranks.device) for recognizer in recognizers]
-    perceptual = Lpips("alex", job.lpips_trunk).to(ranks.device) if "lpips" in config.attack.weights else None
     run = Run(
         job.out,
         config,

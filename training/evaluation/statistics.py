@@ -52,7 +52,7 @@ def share_of(hits: NDArray[np.bool_]) -> Estimate:
 
 
 def write_json(result: Mapping[str, Any], path: Path) -> None:
-    """Writes a result, ``Estimate`` as an object, numbers rounded to five digits."""
+    """Writes a result, ``Estimate`` as an object, numbers rounded to five digits, NaN as null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Estimate):
@@ -61,10 +61,12 @@ def write_json(result: Mapping[str, Any], path: Path) -> None:
             return {key: plain(child) for key, child in value.items()}
         if isinstance(value, list | tuple):
             return [plain(child) for child in value]
-        return round(value, 5) if isinstance(value, float) else value
+        if isinstance(value, float):
+            return round(value, 5) if math.isfinite(value) else None
+        return value
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(result), indent=2, allow_nan=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def percent(estimate: Estimate) -> str:

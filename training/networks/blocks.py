@@ -44,6 +44,10 @@ class Encoder(nn.Module):
             channels_in = channels_out
         self.layers = nn.ModuleList(layers)
 
+    def start_from(self, encoder: Encoder) -> None:
+        """Becomes an encoder that gives what another one gives."""
+        self.layers.load_state_dict(encoder.layers.state_dict())
+
     def forward(self, face: Tensor) -> list[Tensor]:
         """Features of every layer, shallow first.
 
@@ -79,11 +83,21 @@ class ContextEncoder(Encoder):
         self.refinements = nn.ModuleList()
         for level in range(depth - 2, depth - 2 - levels, -1):
             channels = channels_at(width, level)
-            refinement = nn.Conv2d(channels, channels, 3, padding=1)
+            self.laterals.append(nn.Conv2d(channels_at(width, level + 1), channels, 1))
+            self.refinements.append(
+                nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(channels, channels, 3, padding=1))
+            )
+        self._forget_context()
+
+    def start_from(self, encoder: Encoder) -> None:
+        """Becomes an encoder that gives what another one gives: its layers, and no context yet."""
+        super().start_from(encoder)
+        self._forget_context()
+
+    def _forget_context(self) -> None:
+        for refinement in self.refinements:
             for parameter in refinement.parameters():
                 nn.init.zeros_(parameter)
-            self.laterals.append(nn.Conv2d(channels_at(width, level + 1), channels, 1))
-            self.refinements.append(nn.Sequential(nn.LeakyReLU(0.2), refinement))
 
     def forward(self, face: Tensor) -> list[Tensor]:
         """Features of every layer, shallow first, shaped as ``Encoder``'s."""

@@ -68,7 +68,7 @@ class Generator(nn.Module):
 
     def start_perturbation_from_encoder(self) -> None:
         """Initialises ``E_adv`` from ``G_enc``, so that stage 2 starts from no perturbation at all."""
-        self.perturbation_encoder.layers.load_state_dict(self.encoder.layers.state_dict())
+        self.perturbation_encoder.start_from(self.encoder)
 
     def clean(self, face: Tensor, attributes: Tensor) -> CleanBranch:
         """The clean branch: ``z_clean = G_enc(x)`` and its decoding.

@@ -184,9 +184,7 @@ class AttackStage:
         def grid_of(surrogate: Recognizer, landmarks: Tensor) -> Tensor:
             return surrogate.sampling_grid(landmarks, side).to(batch.face.device, non_blocking=True)
 
-        def owner_of(surrogate: Recognizer, faces: slice) -> Tensor | None:
-            if not self.attack.owner_weight:
-                return None
+        def owner_of(surrogate: Recognizer, faces: slice) -> Tensor:
             with torch.no_grad():
                 return surrogate(batch.face[faces], grid_of(surrogate, batch.landmarks[faces]))
 
@@ -219,7 +217,7 @@ class AttackStage:
             torch.cat([outputs.batch.face, outputs.published.detach()])
         )
         return {
-            "discriminator": discriminator_loss(logits[:n], logits[n:]),
+            "discriminator": discriminator_loss(logits[:n].float(), logits[n:].float()),
             "attribute_real": attribute_loss(attributes[:n], outputs.batch.attributes),
         }
 
@@ -232,7 +230,7 @@ class AttackStage:
                 outputs.protected, outputs.edited, self.attack.sigma, self.attack.chroma_weight
             ),
             "attribute": attribute_loss(attributes, outputs.attributes),
-            "generator": generator_loss(logits),
+            "generator": generator_loss(logits.float()),
         }
         if self.perceptual is not None:
             edited = self.publish(outputs.batch.face, outputs.edited)

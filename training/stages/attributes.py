@@ -61,7 +61,7 @@ class AttributeStage:
             torch.cat([outputs.batch.face, outputs.edited.detach()])
         )
         return {
-            "discriminator": discriminator_loss(logits[:n], logits[n:]),
+            "discriminator": discriminator_loss(logits[:n].float(), logits[n:].float()),
             "attribute_real": attribute_loss(attributes[:n], outputs.batch.attributes),
         }
 
@@ -70,7 +70,7 @@ class AttributeStage:
         return {
             "reconstruction": reconstruction_loss(outputs.reconstructed, outputs.batch.face),
             "attribute": attribute_loss(attributes, outputs.other),
-            "generator": generator_loss(logits),
+            "generator": generator_loss(logits.float()),
         }
 
     def figures(self, outputs: _Outputs) -> dict[str, Tensor]:

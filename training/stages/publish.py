@@ -62,7 +62,8 @@ def realigned(
     cos, sin = scale * torch.cos(turn), scale * torch.sin(turn)
     shift = 2 * jitter * draws.normal(2)  # grid coordinates run from -1 to 1
     theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
-    both = torch.cat([faces, others], dim=1)
-    grid = functional.affine_grid(theta.to(both), list(both.shape), align_corners=False)
-    moved = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)
+    both = torch.cat([faces, others], dim=1).float()
+    with torch.autocast(both.device.type, enabled=False):  # bfloat16 would misplace pixels by half of one
+        grid = functional.affine_grid(theta.to(both), list(both.shape), align_corners=False)
+        moved = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)
     return moved.split([faces.shape[1], others.shape[1]], dim=1)

@@ -17,12 +17,12 @@ class SurrogateLoss:
         target: ``(d,)`` unit-norm embedding of the target.
         faces: which faces of the batch it sees.
         grid: where it samples them from, ``Recognizer.sampling_grid``.
-        owner: ``(n, d)`` embeddings of the same faces unprotected, or None to leave the owner term out.
+        owner: ``(n, d)`` embeddings of the same faces unprotected.
         owner_weight, owner_margin: see ``AttackConfig``.
 
     Attributes:
-        similarities: mean cosine to the target, and to the owner where known, as first evaluated: before a
-            meta step.
+        similarities: mean cosine to the ``target`` and to the ``owner``, as first evaluated: before a meta
+            step.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class SurrogateLoss:
         *,
         faces: slice,
         grid: Tensor,
-        owner: Tensor | None,
+        owner: Tensor,
         owner_weight: float,
         owner_margin: float,
     ) -> None:
@@ -48,15 +48,15 @@ class SurrogateLoss:
     def __call__(self, observed: Tensor) -> Tensor:
         """The loss of ``(N, 3, S, S)`` pictures in [-1, 1], as strangers see them."""
         embedding = self.surrogate(observed[self.faces], self.grid)
-        self._note(embedding.detach())
-        total = impersonation_loss(embedding, self.target)
-        if self.owner is not None:
-            total = total + self.owner_weight * owner_loss(embedding, self.owner, self.owner_margin)
+        with torch.autocast(embedding.device.type, enabled=False):  # a cosine in bfloat16 has steps of 0.004
+            self._note(embedding.detach())
+            total = impersonation_loss(embedding, self.target)
+            if self.owner_weight:
+                total = total + self.owner_weight * owner_loss(embedding, self.owner, self.owner_margin)
         return total
 
     @torch.no_grad()
     def _note(self, embedding: Tensor) -> None:
         if not self.similarities:
             self.similarities["target"] = (embedding @ self.target).mean()
-            if self.owner is not None:
-                self.similarities["owner"] = (embedding * self.owner).sum(1).mean()
+            self.similarities["owner"] = (embedding * self.owner).sum(1).mean()
