@@ -14,20 +14,31 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 mkdir -p "$work" "$out"
 
+# Everything is made in folders with other names and moved when it is whole: what is there, is complete.
 collect() {
   [ -f "$work/run/checkpoint.pt" ] || return 0
-  rm -rf "$work/slim" "$out"/checkpoint.pt.*
+  local new="$out/.new" # beside what it replaces, so that to move is to rename
+  rm -rf "$work/slim" "$new"
+  mkdir "$new"
   "$python" -m training.slim "$work/run" "$work/slim"
-  split --bytes=15M --numeric-suffixes "$work/slim/checkpoint.pt" "$out/checkpoint.pt."
-  cp "$work/run/config.json" "$out/"
-  [ ! -f "$work/run/log.jsonl" ] || cp "$work/run/log.jsonl" "$out/"
-  tar -C "$work/run" -cf "$out/samples.tar" samples
-  (cd "$out" && sha256sum -- *.* >"$work/SHA256SUMS" && cp "$work/SHA256SUMS" .)
+  split --bytes=15M --numeric-suffixes "$work/slim/checkpoint.pt" "$new/checkpoint.pt."
+  cp "$work/run/config.json" "$new/"
+  [ ! -f "$work/run/log.jsonl" ] || cp "$work/run/log.jsonl" "$new/"
+  [ ! -d "$work/run/samples" ] ||
+    tar -C "$work/run" -cf - samples | split --bytes=15M --numeric-suffixes - "$new/samples.tar."
+  rm -f "$out"/checkpoint.pt.* "$out"/samples.tar*
+  mv "$new"/* "$out/"
+  (cd "$out" && sha256sum -- *.* >"$new/SHA256SUMS")
+  mv "$new/SHA256SUMS" "$out/"
+  rmdir "$new"
 }
 
 if compgen -G "$carry/wheels/*.whl" >/dev/null; then
-  [ -d "$work/site" ] ||
-    "$python" -m pip install --quiet --no-index --no-deps --target "$work/site" "$carry"/wheels/*.whl
+  if [ ! -d "$work/site" ]; then
+    rm -rf "$work/site.partial"
+    "$python" -m pip install --quiet --no-index --no-deps --target "$work/site.partial" "$carry"/wheels/*.whl
+    mv "$work/site.partial" "$work/site"
+  fi
   export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 for part in train validation; do

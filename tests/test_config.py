@@ -50,6 +50,7 @@ def test_overrides_reach_every_kind_of_field():
         ("attack.minutes=0", "expected minutes > 0 or none, found 0.0"),
         ("attack.lr_schedule=linear", "expected lr_schedule constant or cosine, found 'linear'"),
         ("seed.x=1", "no field 'seed.x'"),
+        ("attack.weights.attack.x=1", "no field 'attack.weights.attack.x'; there are: none below 'attack'"),
     ],
 )
 def test_bad_overrides_say_what_is_wrong(assignment, message):

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.test_training_loop import CONFIG, tiny_recognizer
+from tests.test_training_loop import CONFIG, tiny_recognizer, tiny_run
+from training import plan as plan_module
 from training import presets
 from training.__main__ import main
 from training.plan import Plan, StagePlan, make_plan
@@ -127,3 +128,49 @@ def test_training_still_needs_its_inputs():
     done = CliRunner().invoke(main, ["--preset", "compact"])
     assert done.exit_code == 2
     assert "missing --data, --surrogates, --target, --out; only --dry-run does without" in done.output
+
+
+def test_micro_batches_are_measured_as_they_are_trained(monkeypatch):
+    seen = set()
+
+    def counted(stage, batch, *args, micro_batches, **options):
+        seen.add((stage.name, micro_batches))
+        assert len(batch.split(micro_batches)) == micro_batches
+        return take_step(stage, batch, *args, micro_batches=micro_batches, **options)
+
+    take_step = plan_module.take_step
+    monkeypatch.setattr(plan_module, "take_step", counted)
+    shared = dataclasses.replace(MINI.attack_settings, share_batch=True)
+    config = dataclasses.replace(MINI, accumulate=2, attack_settings=shared)
+    make_plan(config, [], faces=8, ranks=launch(accelerator="cpu"), seconds_per_stage=0.01)
+    assert seen == {("attributes", 2), ("attack", 2), ("erasure", 2)}
+
+
+TOO_FEW_TO_SHARE = ("--set", "attack_settings.share_batch=true", "--set", "attack.batch=1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "3"], "expected at least one batch of 4 faces, found 3"),
+        (["--accumulate", "3"], "a batch of 4 faces cannot be divided equally"),
+        (TOO_FEW_TO_SHARE, "expected a batch of at least 2 faces to share, found 1"),
+    ],
+)
+def test_what_cannot_be_trained_cannot_be_planned(monkeypatch, options, message):
+    monkeypatch.setitem(presets.PRESETS, "mini", MINI)
+    done = CliRunner().invoke(main, ["--preset", "mini", "--dry-run", *options])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert f"Error: {message}" in done.output
+
+
+def test_training_refuses_settings_but_hides_no_bug(tmp_path, monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "mini", MINI)
+    needed = [f"{option}={tmp_path}" for option in ("--data", "--surrogates", "--target", "--out")]
+    command = ["--preset", "mini", *needed, *TOO_FEW_TO_SHARE]
+    monkeypatch.setattr("training.recipe.train", lambda job, **_: tiny_run(tmp_path, job.config))
+    done = CliRunner().invoke(main, command)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert "Error: expected a batch of at least 3 faces to share, found 1" in done.output
+    monkeypatch.setattr("training.recipe.train", lambda job, **_: int("a bug"))
+    assert isinstance(CliRunner().invoke(main, command).exception, ValueError)

@@ -1,17 +1,21 @@
 """Portable packs: the round trip, the size limit, and damaged shards."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tests.conftest import PORTRAIT
-from training.data import FacePack, load_pack, prepared_pack
+from training.data import FacePack, Split, load_pack, prepared_pack
 from training.data.errors import DataError
 from training.data.landmarks import read_rgb
 from training.data.pack import write_pack
 from training.data.portable import Compression, main, read_shards, write_shards
+from training.presets import COMPACT
+from training.recipe import _faces
 
 N, SIDE = 12, 64
 
@@ -80,6 +84,26 @@ def test_the_commands_carry_a_pack_and_say_how_it_was_compressed(faces, tmp_path
     assert "exists already" in done.output
 
 
+def test_a_carried_pack_tells_what_was_left_out_and_who_labelled_it(faces, tmp_path):
+    told = {"left_out": ("blind.jpg",), "labelled_by": {"run": "labeller", "sha256": "c0ffee"}}
+    write_pack(tmp_path / "pack", dataclasses.replace(faces, **told))
+    for arguments in (["pack", "pack", "carry"], ["unpack", "carry", "back"]):
+        command, *folders = arguments
+        done = CliRunner().invoke(main, [command, *(str(tmp_path / folder) for folder in folders)])
+        assert done.exit_code == 0, done.output
+    back = load_pack(tmp_path / "back")
+    assert {name: getattr(back, name) for name in told} == told
+
+
+def test_a_portable_pack_made_before_that_was_kept_is_read(faces, tmp_path):
+    write_shards(faces, tmp_path, compression=Compression(), max_bytes=30_000)
+    index = json.loads((tmp_path / "shards.json").read_text())
+    del index["left_out"], index["labelled_by"]
+    (tmp_path / "shards.json").write_text(json.dumps(index))
+    back, _ = read_shards(tmp_path)
+    assert (len(back), back.left_out, back.labelled_by) == (N, None, None)
+
+
 def test_a_damaged_or_missing_shard_is_an_error(faces, tmp_path):
     first, *_ = write_shards(faces, tmp_path, compression=Compression(), max_bytes=20_000)
     whole = first.read_bytes()
@@ -102,3 +126,14 @@ def test_a_prepared_pack_is_opened_whole_or_in_part(faces, tmp_path):
     assert len(pack.first(5)) == len(pack.first(5).landmarks) == 5
     with pytest.raises(DataError, match="holds crops of 64 px, expected 128"):
         prepared_pack(tmp_path / "train", 128)
+
+
+@pytest.mark.parametrize(("layout", "labeller"), [("folder", None), (None, object())])
+def test_a_prepared_pack_takes_no_layout_and_no_labels(faces, tmp_path, layout, labeller):
+    write_pack(tmp_path / "train", faces)
+    config = dataclasses.replace(COMPACT, network=dataclasses.replace(COMPACT.network, image_size=SIDE))
+    job = SimpleNamespace(config=config, data=tmp_path, layout=None, limit=5)
+    assert len(_faces(job, Split.TRAIN, None)) == 5
+    job.layout = layout
+    with pytest.raises(DataError, match=r"holds prepared packs, .*; leave out --layout and --label-with"):
+        _faces(job, Split.TRAIN, labeller)

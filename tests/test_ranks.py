@@ -271,3 +271,15 @@ def test_one_process_is_left_as_it_is():
     tensors = [torch.ones(2), torch.zeros(3)]
     assert all(a is b for a, b in zip(ranks.mean(tensors), tensors, strict=True))
     assert (ranks.count, ranks.first, ranks.device.type) == (1, True, "cpu")
+
+
+def test_ranks_wait_for_the_first_of_all_while_it_prepares_a_data_set(monkeypatch):
+    given = {}
+    monkeypatch.setattr("training.ranks.DDPStrategy", lambda **options: options)
+    monkeypatch.setattr(
+        "training.ranks.Fabric", lambda **options: given.update(options) or SimpleNamespace(launch=int)
+    )
+    launch(accelerator="cpu", devices=2)
+    assert given["strategy"]["timeout"].total_seconds() == 24 * 3600
+    by_machine = Ranks(SimpleNamespace(rank_zero_first=lambda local=False: local)).first_goes_ahead()
+    assert not by_machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,6 +167,9 @@ def main(
         train(job, threads=threads, steps=steps, accelerator=accelerator, devices=devices)
     except (CheckpointError, DataError, PerceptualError, ScaleError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
+    except ValueError as error:
+        _refuse_settings(error)
+        raise
 
 
 def _tell_plan(
@@ -195,12 +199,24 @@ def _tell_plan(
         faces = limit or CELEBA_FACES if data is None else face_count(data, layout, limit)
         cards = select_white_box(load_cards(surrogates), only) if surrogates else []
         recognizers = [load_recognizer(card) for card in cards]
+        plan = make_plan(config, recognizers, faces=faces, ranks=ranks)
     except (DataError, ScaleError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
+    except ValueError as error:
+        _refuse_settings(error)
+        raise
     assumed = "as --limit says" if limit else "assumed, CelebA's training partition (--data or --limit)"
     faces_from = assumed if data is None else f"found in {data}"
-    plan = make_plan(config, recognizers, faces=faces, ranks=ranks)
     Console().print(plan_table(plan, faces_from))
+
+
+def _refuse_settings(error: ValueError) -> None:
+    """Raises a clean error where the stages did not accept their settings; any other is a bug to be seen."""
+    from .recipe import make_stages
+
+    frames = traceback.walk_tb(error.__traceback__)
+    if any(frame.f_code is make_stages.__code__ for frame, _ in frames):
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

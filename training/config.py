@@ -183,7 +183,9 @@ def _replace(node: Any, path: list[str], text: str, whole: str) -> Any:
     if isinstance(node, dict):
         if head not in node:
             raise ValueError(f"no field {whole!r}; there are: {', '.join(node)}")
-        return {**node, head: _parse(node[head], text, whole) if not rest else None}
+        if rest:
+            raise ValueError(f"no field {whole!r}; there are: none below {head!r}")
+        return {**node, head: _parse(node[head], text, whole)}
     fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
     if head not in fields:
         raise ValueError(f"no field {whole!r}; there are: {', '.join(fields) or 'none below it'}")

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from .batches import Batch
 from .loop import Run
 from .samples import sample_grid, write_grid
+from .schedule import stage_progress
 from .stages import Stage
 
 SCALARS_EVERY = 20  # steps
@@ -40,7 +41,9 @@ class RunMonitor:
         self.writer = SummaryWriter(run.folder / "events")
         self.task = progress.add_task("", total=1, losses="")
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._count = 0  # steps since scalars were written
+        self._last: tuple[Stage, int] | None = None  # of those steps: its stage, its number in the run
+        self._done = self._total = 0  # steps of the stage
         self._drawn_at = -math.inf
 
     @staticmethod
@@ -55,18 +58,21 @@ class RunMonitor:
         )
 
     def begin(self, stage: Stage, total_steps: int, done_steps: int) -> None:
-        self._sums, self._count = {}, 0
+        self._flush()
+        self._done, self._total = done_steps, total_steps
         self.progress.reset(
             self.task, total=total_steps, completed=done_steps, description=stage.name, losses=""
         )
 
     def step(self, stage: Stage, global_step: int, figures: dict[str, float]) -> None:
-        self.progress.advance(self.task)
+        self._done += 1
+        self.progress.update(self.task, completed=self._done, total=self._expected_steps(stage))
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
+        self._last = stage, global_step
         if self._count == SCALARS_EVERY:
-            self._write(stage, global_step)
+            self._flush()
 
     def epoch(self, stage: Stage, epoch: int, global_step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
@@ -81,7 +87,21 @@ class RunMonitor:
         self.writer.flush()
         self._drawn_at = time.monotonic()
 
-    def _write(self, stage: Stage, global_step: int) -> None:
+    def _expected_steps(self, stage: Stage) -> int:
+        """Of the whole stage: its epochs', or fewer if its minutes give fewer at the speed so far."""
+        progress = stage_progress(
+            stage.config,
+            steps=self._done,
+            steps_per_epoch=self._total // stage.config.epochs,
+            seconds=self.run.at.seconds,
+        )
+        return round(self._done / progress)
+
+    def _flush(self) -> None:
+        """Writes the means of the steps since the last time, if there are any."""
+        if self._last is None:
+            return
+        stage, global_step = self._last
         means = {name: total / self._count for name, total in self._sums.items()}
         for name, value in means.items():
             self.writer.add_scalar(f"{stage.name}/{name}", value, global_step)
@@ -90,10 +110,11 @@ class RunMonitor:
             log.write(json.dumps(line) + "\n")
         shown = {k: v for k, v in means.items() if stage.config.weights.get(k)}
         self.progress.update(self.task, losses=" ".join(f"{k} {v:.3g}" for k, v in shown.items()))
-        self._sums, self._count = {}, 0
+        self._sums, self._count, self._last = {}, 0, None
 
     def close(self) -> None:
-        """Ends the log files."""
+        """Ends the log files, with what was not written yet."""
+        self._flush()
         self.writer.close()
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .batches import take
 from .config import RunConfig, StageConfig
+from .data.errors import DataError
 from .loop import Run
 from .perceptual import Lpips
 from .probe import clock, device_name, first_batch, matrix_rate, peak_bytes, random_faces
@@ -112,7 +116,16 @@ def make_plan(
         faces: how many there are to train on; the steps themselves see random ones.
         ranks: of one process; its device is measured.
         seconds_per_stage: about how long to measure.
+
+    Raises:
+        DataError: there are fewer faces than in a batch.
+        ScaleError: a batch cannot be divided into micro-batches.
+        SurrogateError: there is one recogniser alone.
+        ValueError: the stages' settings do not go together.
     """
+    most = max(config.attributes.batch, config.attack.batch, config.erasure.batch)
+    if faces < most:
+        raise DataError(f"expected at least one batch of {most} faces, found {faces}")
     device = ranks.device
     networks = make_networks(config, ranks)
     taking_part = list(recognizers) or [_stand_in(i) for i in range(STAND_INS)]
@@ -129,7 +142,6 @@ def make_plan(
         perceptual,
         ranks,
     )
-    most = max(stage.config.batch for stage in stages)
     noise = random_faces(most, config.network.image_size, config.network.n_attributes)
     with tempfile.TemporaryDirectory() as folder:  # a run wants one; it is never saved
         run = Run(Path(folder), config, networks, stages, noise, {}, ranks=ranks)
@@ -152,7 +164,10 @@ def _probe(run: Run, stage: Stage, helpers: Sequence[nn.Module], faces: int, sec
     device = run.ranks.device
     attacking = stage.name == "attack"
     cycle = max(run.config.attack_settings.meta_every, 1) if attacking else 1
-    size = min(stage.config.batch, max(2, len(helpers)) if attacking else 2)  # a face for each surrogate
+    micro_batches = run.config.accumulate
+    shares = stage.shares if micro_batches > 1 else 1
+    least = max(2, len(helpers)) if attacking else 2  # a face for each surrogate
+    size = min(stage.config.batch, micro_batches * shares * ceil(least / shares))
 
     def cycle_s() -> float:
         started = clock(device)
@@ -201,9 +216,13 @@ def _state_bytes(run: Run, helpers: Sequence[nn.Module], trained: Sequence[Tenso
 
 def _steps(run: Run, stage: Stage, cycle: int, size: int) -> None:
     """The loop's steps from one meta step to the next, the faces' way from the pack included."""
+    micro_batches = run.config.accumulate
+    rows = run.ranks.rows(size, micro_batches=micro_batches, shares=stage.shares)
     for step in range(cycle):
-        batch = first_batch(run.pack, size)
-        take_step(stage, batch, run.optimizers, run.ranks, number=step, seed=step)
+        batch = take(run.pack, np.arange(size), np.arange(size) % 2 == 1, rows)
+        take_step(
+            stage, batch, run.optimizers, run.ranks, number=step, seed=step, micro_batches=micro_batches
+        )
         run.average()
 
 

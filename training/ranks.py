@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,8 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+# How long ranks wait for one another: the first one finds the landmarks of a whole data set alone.
+_TIMEOUT = timedelta(hours=24)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -54,8 +57,11 @@ class Ranks:
         return self.fabric.autocast()
 
     def first_goes_ahead(self) -> AbstractContextManager[Any]:
-        """Within it, a machine's first process finishes before its others start: they find its files."""
-        return self.fabric.rank_zero_first(local=True)
+        """Within it, the first process of all finishes before the others start: they find its files.
+
+        On several machines too, which share the folders that a run reads and writes.
+        """
+        return self.fabric.rank_zero_first()
 
     def wait(self) -> None:
         """Until every rank is here."""
@@ -181,7 +187,7 @@ def launch(*, accelerator: str = "auto", devices: int | None = None, precision: 
         accelerator=accelerator,
         devices=here,
         num_nodes=machines,
-        strategy=DDPStrategy() if here * machines > 1 else "auto",
+        strategy=DDPStrategy(timeout=_TIMEOUT) if here * machines > 1 else "auto",
         precision=_PRECISIONS[precision],  # type: ignore[arg-type]
     )
     fabric.launch()

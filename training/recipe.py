@@ -19,6 +19,7 @@ from torch import Tensor
 from .batches import take
 from .config import RunConfig
 from .data import ATTRIBUTES, FacePack, Labeller, Split, load_pack, pack_faces, prepared_pack, read_faces
+from .data.errors import DataError
 from .labels import RunLabeller
 from .loop import Run
 from .monitor import RunMonitor, Unwatched, fixed_threads
@@ -147,6 +148,11 @@ def _faces(job: Job, split: Split, labeller: Labeller | None) -> FacePack:
     name = split.name.lower()
     size_px = job.config.network.image_size
     if (job.data / name / "pack.json").exists():
+        if job.layout is not None or labeller is not None:
+            raise DataError(
+                f"{job.data} holds prepared packs, which have a layout and labels of their own; "
+                "leave out --layout and --label-with"
+            )
         return prepared_pack(job.data / name, size_px).first(job.limit)
     suffix = f"-first{job.limit}" if job.limit else ""
     return pack_faces(

@@ -1,7 +1,8 @@
 """``python -m training.data.portable``: a pack as a few files of limited size, to carry, and back.
 
 A portable pack is a folder of ``faces-000.npz``, ``faces-001.npz`` ... and ``shards.json``, which says how
-the crops were compressed and lists the files with their SHA-256. A shard holds ``data`` (the encoded crops
+the crops were compressed, which pictures were left out and who labelled the faces, and lists the files with
+their SHA-256. A shard holds ``data`` (the encoded crops
 end to end), ``ends`` (where each ends), ``names`` (as JSON) and the pack's other arrays.
 """
 
@@ -85,6 +86,8 @@ def write_shards(pack: FacePack, folder: Path, *, compression: Compression, max_
         "faces": len(pack),
         "side_px": pack.crops.shape[1],
         "recompressed": compression.about(),
+        "left_out": pack.left_out,
+        "labelled_by": pack.labelled_by,
         "shards": shards,
     }
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -118,7 +121,7 @@ def read_shards(folder: Path) -> tuple[FacePack, dict[str, Any]]:
     try:
         index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
         parts = [_read_shard(folder / shard["file"], shard["sha256"]) for shard in index["shards"]]
-        compression = index["recompressed"]
+        compression, left_out = index["recompressed"], index.get("left_out")
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{folder} is not a whole portable pack: {type(error).__name__}: {error}; copy it again"
@@ -131,6 +134,8 @@ def read_shards(folder: Path) -> tuple[FacePack, dict[str, Any]]:
         attributes=np.concatenate([part.attributes for part in parts]),
         identities=np.concatenate([part.identities for part in parts]),
         names=tuple(name for part in parts for name in part.names),
+        left_out=None if left_out is None else tuple(left_out),
+        labelled_by=index.get("labelled_by"),
     )
     return pack, {"recompressed": compression}
 
