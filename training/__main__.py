@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,7 +119,7 @@ def main(
     A run lives in its folder: rerun the same command to go on where it stopped.
     """
     from .checkpoint import CheckpointError
-    from .config import override
+    from .config import SettingsError, override
     from .data.errors import DataError
     from .perceptual import PerceptualError
     from .presets import PRESETS
@@ -165,11 +164,8 @@ def main(
     )
     try:
         train(job, threads=threads, steps=steps, accelerator=accelerator, devices=devices)
-    except (CheckpointError, DataError, PerceptualError, ScaleError, SurrogateError) as error:
+    except (CheckpointError, DataError, PerceptualError, ScaleError, SettingsError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
-    except ValueError as error:
-        _refuse_settings(error)
-        raise
 
 
 def _tell_plan(
@@ -184,6 +180,7 @@ def _tell_plan(
 ) -> None:
     from rich.console import Console
 
+    from .config import SettingsError
     from .data.errors import DataError
     from .monitor import fixed_threads
     from .plan import make_plan
@@ -200,23 +197,11 @@ def _tell_plan(
         cards = select_white_box(load_cards(surrogates), only) if surrogates else []
         recognizers = [load_recognizer(card) for card in cards]
         plan = make_plan(config, recognizers, faces=faces, ranks=ranks)
-    except (DataError, ScaleError, SurrogateError) as error:
+    except (DataError, ScaleError, SettingsError, SurrogateError) as error:
         raise click.ClickException(str(error)) from error
-    except ValueError as error:
-        _refuse_settings(error)
-        raise
     assumed = "as --limit says" if limit else "assumed, CelebA's training partition (--data or --limit)"
     faces_from = assumed if data is None else f"found in {data}"
     Console().print(plan_table(plan, faces_from))
-
-
-def _refuse_settings(error: ValueError) -> None:
-    """Raises a clean error where the stages did not accept their settings; any other is a bug to be seen."""
-    from .recipe import make_stages
-
-    frames = traceback.walk_tb(error.__traceback__)
-    if any(frame.f_code is make_stages.__code__ for frame, _ in frames):
-        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

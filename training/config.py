@@ -10,6 +10,10 @@ from .networks import Discriminator, Generator, Restorer
 from .noise_pool import NoisePool
 
 
+class SettingsError(ValueError):
+    """Settings do not fit together."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Sizes of the networks; see ``training.networks``."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..batches import Batch
-from ..config import AttackConfig, StageConfig
+from ..config import AttackConfig, SettingsError, StageConfig
 from ..losses import (
     attribute_loss,
     discriminator_loss,
@@ -59,7 +59,7 @@ class AttackStage:
 
     Raises:
         SurrogateError: fewer than two surrogates.
-        ValueError: the batch cannot be shared among the surrogates, or LPIPS is missing.
+        SettingsError: the batch cannot be shared among the surrogates, or LPIPS is missing.
     """
 
     name = "attack"
@@ -80,11 +80,11 @@ class AttackStage:
         if len(surrogates) < 2:
             raise SurrogateError(f"expected at least 2 surrogates to take turns, found {len(surrogates)}")
         if attack.share_batch and config.batch < len(surrogates):
-            raise ValueError(
+            raise SettingsError(
                 f"expected a batch of at least {len(surrogates)} faces to share, found {config.batch}"
             )
         if "lpips" in config.weights and perceptual is None:
-            raise ValueError("the loss lpips has a weight; expected its network, found None")
+            raise SettingsError("the loss lpips has a weight; expected its network, found None")
         self.networks = networks
         self.config = config
         self.attack = attack
