@@ -80,9 +80,10 @@ COMPACT = RunConfig(
         },
     ),
     attack=StageConfig(
-        epochs=12,
+        epochs=10,
         batch=24,
         learning_rate=3e-4,
+        lr_schedule="cosine",
         weights={
             "attribute": 0.2,
             "generator": 0.05,
