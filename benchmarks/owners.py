@@ -18,53 +18,57 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from runtime.errors import NoFaceError
 from runtime.pictures import read_picture
-from training.data import Split, read_celeba
-from training.evaluation import Embedder, load_recognizers, owner_rates, read_thresholds
+from training.evaluation import owner_rates
 from training.evaluation.rates import FARS_OWNER, VERSIONS
 from training.evaluation.statistics import percent, write_json
 
-from .common import environment
-from .efficacy import Faces, matrix
-from .published import Publisher, decode
-from .recognition import embed_main_face
-
-logger = logging.getLogger(__name__)
+from .protocol import Faces, Laboratory, laboratory_options, lost_faces, matrix, people_of_celeba
+from .published import decode
 
 
-def photos_by_person(root: Path, count: int | None) -> list[list[Path]]:
-    """The test partition's pictures, person by person, in the order of their names; two or more each."""
-    people: dict[int, list[Path]] = {}
-    for record in read_celeba(root, Split.TEST):
-        people.setdefault(record.identity, []).append(record.path)
-    return [photos for photos in people.values() if len(photos) > 1][:count]
-
-
-def run_person(
-    photos: Sequence[Path], publisher: Publisher, recognizers: Sequence[Embedder]
-) -> tuple[dict[str, Faces], list[Faces]] | None:
+def run_person(photos: Sequence[Path], laboratory: Laboratory) -> tuple[dict[str, Faces], list[Faces]] | None:
     """Embeddings of the first photo's versions and of the other photos; None without a face to protect."""
-
-    def embed(pixels: Any) -> Faces:
-        return embed_main_face(pixels, publisher.detector, recognizers)
-
-    clean = read_picture(photos[0]).pixels
-    try:
-        protected = decode(publisher.protect(clean))
-    except NoFaceError:
-        logger.warning("no face was found in %s", photos[0].name)
+    made = laboratory.protect(photos[0])
+    if made is None:
         return None
-    restored = publisher.erase(protected)
-    versions = {
+    clean, protected_file = made
+    protected = decode(protected_file)
+    restored_file = laboratory.publisher.erase(protected)
+    shown = {
         "clean": clean,
         "protected": protected,
-        "restored": decode(restored) if restored else protected,
+        "restored": decode(restored_file) if restored_file else None,
     }
     return (
-        {name: embed(pixels) for name, pixels in versions.items()},
-        [embed(read_picture(photo).pixels) for photo in photos[1:]],
+        {version: laboratory.embed(pixels) for version, pixels in shown.items()},
+        [laboratory.embed(read_picture(photo).pixels) for photo in photos[1:]],
     )
+
+
+def measure(everybody: Sequence[Sequence[Path]], laboratory: Laboratory) -> dict[str, Any]:
+    """Runs the whole protocol over people with two photos or more each."""
+    with laboratory:
+        found = [run_person(photos, laboratory) for photos in track(everybody, "people")]
+    people = [person for person in found if person is not None]
+    if not people:
+        raise click.ClickException(f"no face was found in the pictures of {len(found)} people")
+    m = min(len(others) for _, others in people)
+    rows: dict[str, Any] = {}
+    for name, role in laboratory.roles.items():
+        target = laboratory.target[name]
+        faces = {v: matrix([versions[v] for versions, _ in people], name, len(target)) for v in VERSIONS}
+        others = np.stack([matrix(photos[:m], name, len(target)) for _, photos in people])
+        limits = {far: laboratory.thresholds.at(name, far) for far in FARS_OWNER}
+        rows[name] = {"role": role, **owner_rates(faces, others, [target], limits)}
+    return {
+        **laboratory.about("owners"),
+        "people": len(people),
+        "other_photos": m,
+        "no_face_found": len(found) - len(people),
+        "lost": lost_faces([versions for versions, _ in people]),
+        "recognizers": rows,
+    }
 
 
 def table_of(result: dict[str, Any]) -> Table:
@@ -84,66 +88,15 @@ def table_of(result: dict[str, Any]) -> Table:
 
 @click.command()
 @click.option("--celeba", required=True, type=click.Path(path_type=Path, exists=True), help="CelebA's root.")
-@click.option("--recognizers", "cards", required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--target", required=True, type=click.Path(path_type=Path, exists=True), help="Its picture.")
-@click.option("--thresholds", required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--bundle", type=click.Path(path_type=Path), help="With public/ and authority/.")
-@click.option("--key", type=click.Path(path_type=Path), help="Default: the demo key of the bundle.")
 @click.option("--people", "count", type=int, help="Only the first so many people.")
-@click.option("--quality", default=95, show_default=True, help="JPEG quality of the saved files.")
-@click.option("--threads", type=int, help="CPU threads of each network.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(
-    celeba: Path,
-    cards: Path,
-    target: Path,
-    thresholds: Path,
-    bundle: Path | None,
-    key: Path | None,
-    count: int | None,
-    quality: int,
-    threads: int | None,
-    out: Path,
-) -> None:
+@laboratory_options
+def main(celeba: Path, count: int | None, out: Path, **laboratory: Any) -> None:
     """How often a person is found by other photos: clean, protected, restored."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    recognizers = load_recognizers(cards, threads=threads)
-    calibrated = read_thresholds(thresholds)
-    calibrated.check(recognizers)
-    with Publisher(bundle, key, quality=quality, threads=threads) as publisher:
-        target_face = embed_main_face(read_picture(target).pixels, publisher.detector, recognizers)
-        if target_face is None:
-            raise click.ClickException(f"no face was found in the target's picture {target}")
-        everybody = photos_by_person(celeba, count)
-        found = [run_person(photos, publisher, recognizers) for photos in track(everybody, "people")]
-    people = [person for person in found if person is not None]
-    if not people:
-        raise click.ClickException(f"no face was found in the pictures of {len(found)} people")
-    m = min(len(others) for _, others in people)
-    rows: dict[str, Any] = {}
-    for recognizer in recognizers:
-        name, size = recognizer.name, len(target_face[recognizer.name])
-        faces = {v: matrix([versions[v] for versions, _ in people], name, size) for v in VERSIONS}
-        others = np.stack([matrix(photos[:m], name, size) for _, photos in people])
-        limits = {far: calibrated.at(name, far) for far in FARS_OWNER}
-        rows[name] = {
-            "role": recognizer.card.role,
-            **owner_rates(faces, others, [target_face[name]], limits),
-        }
-    result = {
-        "benchmark": "owners",
-        "environment": environment(),
-        "bundle": publisher.about,
-        "data": f"{celeba.name}, test partition",
-        "target": target.name,
-        "jpeg_quality": quality,
-        "people": len(people),
-        "other_photos": m,
-        "no_face_found": len(found) - len(people),
-        "lost": {v: sum(versions[v] is None for versions, _ in people) for v in VERSIONS},
-        "calibration": calibrated.source,
-        "recognizers": rows,
-    }
+    several = [photos for photos in people_of_celeba(celeba) if len(photos) > 1]
+    result = measure(several[:count], Laboratory(**laboratory))
+    result["data"] = f"{celeba.name}, test partition"
     Console(width=170).print(table_of(result))
     write_json(result, out)
 

@@ -17,43 +17,58 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from runtime.errors import NoFaceError
-from runtime.pictures import read_picture
-from training.evaluation import Embedder, load_recognizers, read_thresholds
 from training.evaluation.statistics import percent, write_json
 
-from .common import draw, environment, pictures_below
-from .efficacy import Faces, celeba_test_pictures, summarise
 from .operations import OPERATIONS
-from .published import Publisher, decode
-from .recognition import embed_main_face
-
-logger = logging.getLogger(__name__)
+from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
+from .published import decode
 
 RATES = {"asr": "ASR", "esr": "ESR", "owner_accepted_restored": "owner, restored"}
 
 
 def run_picture(
-    path: Path, index: int, seed: int, publisher: Publisher, recognizers: Sequence[Embedder]
+    path: Path, laboratory: Laboratory, *, index: int, seed: int
 ) -> dict[str, dict[str, Faces]] | None:
     """Embeddings by operation and version; None where there is no face to protect."""
-    clean = read_picture(path).pixels
-    try:
-        protected = decode(publisher.protect(clean))
-    except NoFaceError:
-        logger.warning("no face was found in %s", path.name)
+    made = laboratory.protect(path)
+    if made is None:
         return None
-    own = embed_main_face(clean, publisher.detector, recognizers)
+    clean, protected_file = made
+    own, protected = laboratory.embed(clean), decode(protected_file)
     found: dict[str, dict[str, Faces]] = {}
     for number, (name, operation) in enumerate(OPERATIONS.items()):
         published = operation(protected, np.random.default_rng([seed, index, number]))
-        restored = publisher.erase(published)
+        restored_file = laboratory.publisher.erase(published)
         found[name] = {
             "clean": own,
-            "protected": embed_main_face(published, publisher.detector, recognizers),
-            "restored": restored and embed_main_face(decode(restored), publisher.detector, recognizers),
+            "protected": laboratory.embed(published),
+            "restored": laboratory.embed(decode(restored_file) if restored_file else None),
         }
     return found
+
+
+def measure(paths: Sequence[Path], laboratory: Laboratory, *, seed: int) -> dict[str, Any]:
+    """Runs every operation over pictures."""
+    with laboratory:
+        found = [
+            run_picture(path, laboratory, index=index, seed=seed)
+            for index, path in enumerate(track(paths, "pictures"))
+        ]
+    pictures = [picture for picture in found if picture is not None]
+    if not pictures:
+        raise click.ClickException(f"no face was found in any of {len(paths)} pictures")
+    return {
+        **laboratory.about("robustness"),
+        "pictures": len(paths),
+        "no_face_found": len(found) - len(pictures),
+        "operations": {
+            name: {
+                "lost": lost_faces([picture[name] for picture in pictures]),
+                "recognizers": laboratory.summarise([picture[name] for picture in pictures]),
+            }
+            for name in OPERATIONS
+        },
+    }
 
 
 def table_of(result: dict[str, Any]) -> Table:
@@ -74,66 +89,16 @@ def table_of(result: dict[str, Any]) -> Table:
 @click.option(
     "--images", required=True, type=click.Path(path_type=Path, exists=True), help="Or CelebA's root."
 )
-@click.option("--recognizers", "cards", required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--target", required=True, type=click.Path(path_type=Path, exists=True), help="Its picture.")
-@click.option("--thresholds", required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--bundle", type=click.Path(path_type=Path), help="With public/ and authority/.")
-@click.option("--key", type=click.Path(path_type=Path), help="Default: the demo key of the bundle.")
 @click.option("--count", default=100, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--quality", default=95, show_default=True, help="JPEG quality of the saved files.")
-@click.option("--threads", type=int, help="CPU threads of each network.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(
-    images: Path,
-    cards: Path,
-    target: Path,
-    thresholds: Path,
-    bundle: Path | None,
-    key: Path | None,
-    count: int,
-    seed: int,
-    quality: int,
-    threads: int | None,
-    out: Path,
-) -> None:
+@laboratory_options
+def main(images: Path, count: int, seed: int, out: Path, **laboratory: Any) -> None:
     """Attack and erasure success after image operations."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    is_celeba = (images / "list_eval_partition.txt").exists()
-    paths = draw(celeba_test_pictures(images) if is_celeba else pictures_below(images), count, seed)
-    recognizers = load_recognizers(cards, threads=threads)
-    calibrated = read_thresholds(thresholds)
-    calibrated.check(recognizers)
-    with Publisher(bundle, key, quality=quality, threads=threads) as publisher:
-        target_face = embed_main_face(read_picture(target).pixels, publisher.detector, recognizers)
-        if target_face is None:
-            raise click.ClickException(f"no face was found in the target's picture {target}")
-        found = [
-            run_picture(path, index, seed, publisher, recognizers)
-            for index, path in enumerate(track(paths, "pictures"))
-        ]
-    pictures = [picture for picture in found if picture is not None]
-    roles = {r.name: r.card.role for r in recognizers}
-    operations = {
-        name: {
-            "lost": {v: sum(p[name][v] is None for p in pictures) for v in ("protected", "restored")},
-            "recognizers": summarise([p[name] for p in pictures], roles, target_face, calibrated),
-        }
-        for name in OPERATIONS
-    }
-    result = {
-        "benchmark": "robustness",
-        "environment": environment(),
-        "bundle": publisher.about,
-        "data": f"{images.name}, test partition" if is_celeba else images.name,
-        "seed": seed,
-        "target": target.name,
-        "jpeg_quality": quality,
-        "pictures": len(pictures),
-        "no_face_found": len(found) - len(pictures),
-        "calibration": calibrated.source,
-        "operations": operations,
-    }
+    paths, data = chosen_pictures(images, count, seed)
+    result = measure(paths, Laboratory(**laboratory), seed=seed)
+    result |= {"seed": seed, "data": data}
     Console(width=170).print(table_of(result))
     write_json(result, out)
 

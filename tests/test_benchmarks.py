@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import efficacy, owners, robustness
 from benchmarks.common import draw
-from benchmarks.efficacy import Faces, summarise
 from benchmarks.model_card import BEGIN, END, fill, measured_block
 from benchmarks.operations import OPERATIONS
+from benchmarks.protocol import Faces, Laboratory, summarise
+from benchmarks.published import jpeg
 from training.evaluation import Estimate, Thresholds, mean_of, quality_of, share_of
 from training.evaluation.statistics import write_json
 
@@ -166,3 +168,46 @@ def test_lower_jpeg_quality_loses_more() -> None:
         for quality in (30, 50, 70, 90)
     ]
     assert errors == sorted(errors, reverse=True)
+
+
+class Stranger:
+    """Sees a picture's mean colour, and a black picture shows no face."""
+
+    def __init__(self, erases: bool) -> None:
+        self.erases = erases
+
+    def protect(self, pixels: np.ndarray) -> bytes:
+        return jpeg(255 - pixels, 95)
+
+    def edit(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels
+
+    def erase(self, published: np.ndarray) -> bytes | None:
+        return jpeg(255 - published, 95) if self.erases else None
+
+
+def laboratory(erases: bool) -> Laboratory:
+    bare = Laboratory.__new__(Laboratory)
+    bare.publisher = Stranger(erases)
+    bare.embed = lambda pixels: None if pixels is None else {"r": pixels.mean((0, 1)) / 255}
+    return bare
+
+
+def test_what_cannot_be_erased_is_lost_in_every_benchmark(tmp_path: Path) -> None:
+    """The published file must not stand in for the restored one."""
+    path = tmp_path / "face.png"
+    Image.fromarray(np.full((32, 32, 3), 40, np.uint8)).save(path)
+    for erases in (True, False):
+        here = laboratory(erases)
+        whole = efficacy.run_picture(path, here, {}, None)
+        versions, others = owners.run_person([path, path], here)
+        operated = robustness.run_picture(path, here, index=0, seed=0)
+        assert (whole.embeddings["restored"] is None) is not erases
+        assert whole.erased is erases
+        assert (versions["restored"] is None) is not erases
+        assert all((found["restored"] is None) is not erases for found in operated.values())
+        assert others[0]["r"] == pytest.approx(40 / 255)
+        assert whole.embeddings["protected"]["r"] == pytest.approx(215 / 255, abs=0.01)
+        assert whole.quality["restored against clean"]["l1"] == pytest.approx(
+            0 if erases else 175 / 255, abs=0.01
+        )

@@ -71,11 +71,12 @@ def test_the_time_spent_in_a_stage_outlives_the_process(tmp_path):
 
 
 def test_a_checkpoint_from_before_the_schedule_goes_on(tmp_path):
-    tiny_run(tmp_path).train(Silent(), stop_after_steps=1)
+    config = with_stages(lr_schedule="constant")
+    tiny_run(tmp_path, config).train(Silent(), stop_after_steps=1)
     state = load_checkpoint(tmp_path)
     del state["position"]["seconds"], state["config"]["attack"]["minutes"]
     del state["config"]["attack"]["lr_schedule"]
     save_checkpoint(tmp_path, state)
-    run = tiny_run(tmp_path)
+    run = tiny_run(tmp_path, config)
     assert run.at.seconds == 0
     run.train(Silent(), stop_after_steps=1)
