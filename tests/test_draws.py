@@ -8,7 +8,7 @@ from tests.test_training_loop import SIZE, tiny_pack
 from training.batches import take
 from training.draws import Draws
 from training.noise_pool import NoisePool
-from training.stages.publish import realigned
+from training.stages.publish import Realignment
 
 ROWS = ([0, 2, 4], [1, 3, 5])
 
@@ -50,7 +50,9 @@ def test_a_part_meets_the_noise_it_meets_in_the_whole_batch(member):
 
 def test_a_part_is_realigned_as_in_the_whole_batch():
     faces = torch.rand(6, 3, 16, 16)
-    together, whole = parts_and_whole(lambda draws, rows: realigned(faces[rows], faces[rows], 0.1, draws)[0])
+    together, whole = parts_and_whole(
+        lambda draws, rows: Realignment.draw(0.1, draws).pictures(faces[rows])[0]
+    )
     torch.testing.assert_close(together, whole)
 
 

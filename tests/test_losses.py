@@ -59,6 +59,12 @@ def test_impersonation_loss_is_one_minus_cosine():
     assert losses.impersonation_loss(embedding, torch.tensor([1.0, 0])).item() == 0.5
 
 
+def test_identity_loss_is_one_minus_the_mean_cosine():
+    embedding = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    owner = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert losses.identity_loss(embedding, owner).item() == pytest.approx(1 - (1 + 0.8) / 2)
+
+
 def test_owner_loss_is_a_hinge():
     """Cosines 1 and 0 with margin 0.2: hinges 0.8 and 0, mean 0.4."""
     embedding = torch.tensor([[1.0, 0], [0, 1]])
@@ -96,6 +102,7 @@ def test_attack_loss_averages_and_stops_at_epsilon():
         lambda a, b: losses.perturbation_loss(a, b, 0.1, 3.0),
         lambda a, b: losses.impersonation_loss(a.flatten(1), b.flatten(1)[0]),
         lambda a, b: losses.owner_loss(a.flatten(1), b.flatten(1), -100.0),
+        lambda a, b: losses.identity_loss(a.flatten(1), b.flatten(1)),
         lambda a, b: losses.generator_loss(a.flatten(1)[:, :1]) + 0 * b.sum(),
         lambda a, b: losses.discriminator_loss(a.flatten(1)[:, :1], b.flatten(1)[:, :1]),
         lambda a, b: losses.attribute_loss(a.flatten(1), torch.sigmoid(b.flatten(1))),

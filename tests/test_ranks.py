@@ -22,6 +22,7 @@ RANKS = 2
 BASE = dataclasses.replace(
     settings(inner_lr=5.0, landmark_jitter=0.02, edit_share=0.5, primaries_per_step=0),
     attack=dataclasses.replace(CONFIG.attack, batch=6, epochs=2),
+    erasure=dataclasses.replace(CONFIG.erasure, batch=6, epochs=2),
     noise=NoisePool(jpeg_quality=(50.0, 95.0), resize_factor=0.5, clean_share=0.0),
     realignment=0.05,
 )
@@ -110,7 +111,7 @@ def work(rank: int, folder: Path, port: int) -> None:
     torch.manual_seed(rank)
     placed = ranks.place(nn.Linear(3, 2))
     try:
-        tiny_run(folder / "refused", CONFIG, ranks=ranks)
+        tiny_run(folder / "refused", BASE, ranks=ranks)
         refusal = ""
     except ScaleError as error:
         refusal = str(error)
@@ -193,7 +194,7 @@ def accumulated(config, parts):
 @pytest.mark.parametrize(
     ("stage", "steps_before", "config"),
     [
-        ("attributes", 0, CONFIG),
+        ("attributes", 0, BASE),
         ("attack", 2, dataclasses.replace(SHARED, attack_settings=dataclasses.replace(
             SHARED.attack_settings, meta_every=10**6, epsilon=-1e9))),
         ("erasure", 4, BASE),

@@ -13,11 +13,13 @@ from training.checkpoint import CheckpointError, load_checkpoint, load_networks,
 from training.config import AttackConfig
 from training.data import FacePack
 from training.data.errors import DataError
+from training.draws import Draws
 from training.loop import Run
 from training.noise_pool import NoisePool
 from training.recipe import make_stages
 from training.stages import Networks
-from training.stages.publish import Publish, edited_attributes, realigned
+from training.stages.publish import Publish, Realignment, edited_attributes
+from training.stages.surrogate_loss import shared_faces
 from training.surrogates import Recognizer, RecognizerCard
 from training.surrogates.card import SurrogateError
 
@@ -263,10 +265,27 @@ def test_published_face_changes_only_under_the_mask():
 def test_both_pictures_are_realigned_alike():
     torch.manual_seed(0)
     face = torch.rand(4, 3, SIZE, SIZE)
-    moved, other = realigned(face, 1 - face, 0.05)
+    moved, other = Realignment.draw(0.05, Draws(4)).pictures(face, 1 - face)
     torch.testing.assert_close(moved + other, torch.ones_like(face))
     assert (moved - face).abs().mean() > 0.05
-    assert realigned(face, face, 0.0)[0] is face
+    still = Realignment.draw(0.0, Draws(4))
+    assert still.pictures(face)[0] is face
+    assert still.points(face[:, 0, :5, :2], SIZE).equal(face[:, 0, :5, :2])
+
+
+def test_points_move_with_the_picture():
+    """The centre of a blob, found in the moved picture, lies where the point says."""
+    torch.manual_seed(0)
+    side = 64
+    centres = torch.tensor([[[20.0, 30.0]], [[40.0, 25.0]], [[33.0, 44.0]]])
+    pixels = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).float()
+    blobs = torch.exp(-(pixels[None] - centres[:, None]).square().sum(-1) / 18)[:, None]
+    realignment = Realignment.draw(0.05, Draws(3))
+    moved = realignment.pictures(blobs)[0]
+    weights = moved / moved.sum((2, 3), keepdim=True)
+    found = (weights[:, 0, :, :, None] * pixels).sum((1, 2))
+    assert (found - centres[:, 0]).abs().max() > 1
+    torch.testing.assert_close(realignment.points(centres, side)[:, 0], found, atol=0.02, rtol=0)
 
 
 def test_edited_attributes_keep_ones_own_or_take_anothers():
@@ -303,8 +322,7 @@ def test_shared_batches_show_each_face_to_one_surrogate(tmp_path):
         seen.clear()
         loss(batch.face)
         assert [len(faces) for faces in seen] == [2]
-    assert [batch.face[s].shape[0] for s in stage._shares(7)] == [2, 2, 2]
-    assert [(s.start, s.stop) for s in stage._shares(7)] == [(0, 2), (2, 4), (4, 7)]
+    assert [(s.start, s.stop) for s in shared_faces(7, 3)] == [(0, 2), (2, 4), (4, 7)]
 
 
 def test_the_mean_over_shared_losses_is_the_unshared_one_for_equal_surrogates(tmp_path):
@@ -412,10 +430,10 @@ def test_another_runs_stage_is_begun_anew_or_kept_as_trained(tmp_path):
 def test_realignment_is_exact_in_bfloat16_training():
     faces = torch.rand(4, 3, 64, 64)
     torch.manual_seed(2)
-    plain = realigned(faces, faces, 0.02)
+    plain = Realignment.draw(0.02, Draws(4)).pictures(faces)
     torch.manual_seed(2)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = realigned(faces, faces, 0.02)
+        cast = Realignment.draw(0.02, Draws(4)).pictures(faces)
     torch.testing.assert_close(cast, plain, rtol=0, atol=0)
 
 

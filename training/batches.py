@@ -131,5 +131,5 @@ def epoch_batches(
     order = rng.permutation(len(pack))
     mirrored = rng.random(len(pack)) < 0.5
     for step in range(first_step, steps_per_epoch(pack, batch)):
-        indices = np.sort(order[step * batch : (step + 1) * batch])
+        indices = order[step * batch : (step + 1) * batch]
         yield take(pack, indices, mirrored[indices], rows)

@@ -145,7 +145,7 @@ class RunConfig:
             batch statistics of its own, in stage 2 a meta step and a bound (Eqs. 10 and 12) of its own.
         ema_decay: of the exponential moving average that is exported; 0 exports the last weights.
         realignment: in stage 3, how far the published face's alignment strays from the one it was protected
-            with; see ``training.stages.publish.realigned``.
+            with; see ``training.stages.publish.Realignment``.
         paste_mask: train on the face as it is pasted back, feathered into its surroundings.
     """
 

@@ -130,8 +130,12 @@ def make_plan(
     networks = make_networks(config, ranks)
     taking_part = list(recognizers) or [_stand_in(i) for i in range(STAND_INS)]
     perceptual = Lpips("alex", random=True) if "lpips" in config.attack.weights else None
-    helpers = [*taking_part, *([perceptual] if perceptual else [])]
-    for module in helpers:
+    helpers: dict[str, list[nn.Module]] = {
+        "attributes": [],
+        "attack": [*taking_part, *([perceptual] if perceptual else [])],
+        "erasure": list(taking_part) if "identity" in config.erasure.weights else [],
+    }
+    for module in helpers["attack"]:
         module.to(device)
     stages = make_stages(
         config,
@@ -147,7 +151,7 @@ def make_plan(
         run = Run(Path(folder), config, networks, stages, noise, {}, ranks=ranks)
         plans = []
         for stage in stages:
-            plans.append(_probe(run, stage, helpers, faces, seconds_per_stage))
+            plans.append(_probe(run, stage, helpers[stage.name], helpers["attack"], faces, seconds_per_stage))
             run.next_stage()
     return Plan(
         config=config,
@@ -159,14 +163,25 @@ def make_plan(
     )
 
 
-def _probe(run: Run, stage: Stage, helpers: Sequence[nn.Module], faces: int, seconds: float) -> StagePlan:
-    """Counts and measures the stage that the run is at, with as large a batch as the time allows."""
+def _probe(
+    run: Run,
+    stage: Stage,
+    helpers: Sequence[nn.Module],
+    kept: Sequence[nn.Module],
+    faces: int,
+    seconds: float,
+) -> StagePlan:
+    """Counts and measures the stage that the run is at, with as large a batch as the time allows.
+
+    Args:
+        helpers: frozen networks that the stage runs.
+        kept: those in memory.
+    """
     device = run.ranks.device
-    attacking = stage.name == "attack"
-    cycle = max(run.config.attack_settings.meta_every, 1) if attacking else 1
+    cycle = max(run.config.attack_settings.meta_every, 1) if stage.name == "attack" else 1
     micro_batches = run.config.accumulate
     shares = stage.shares if micro_batches > 1 else 1
-    least = max(2, len(helpers)) if attacking else 2  # a face for each surrogate
+    least = max(2, len(helpers))  # a face for each surrogate
     size = min(stage.config.batch, micro_batches * shares * ceil(least / shares))
 
     def cycle_s() -> float:
@@ -185,7 +200,7 @@ def _probe(run: Run, stage: Stage, helpers: Sequence[nn.Module], faces: int, sec
         elapsed_s.append(cycle_s())
 
     trained = [parameter for player in stage.players for parameter in player.parameters()]
-    present = [*run.networks.items().values(), *(helpers if attacking else ())]
+    present = [*run.networks.items().values(), *helpers]
     parameters = [parameter for module in present for parameter in module.parameters()]
     return StagePlan(
         name=stage.name,
@@ -194,7 +209,7 @@ def _probe(run: Run, stage: Stage, helpers: Sequence[nn.Module], faces: int, sec
         trained=_count(trained),
         frozen=_count(parameters) - _count(trained),
         flops_per_face=flops_per_face,
-        state_bytes=_state_bytes(run, helpers, trained),
+        state_bytes=_state_bytes(run, kept, trained),
         probe_batch=size,
         probe_bytes=peak,
         faces_per_s=cycle * size / median(elapsed_s),

@@ -225,6 +225,7 @@ def make_stages(
             attack=attack,
             noise=config.noise,
             publish=publish,
+            surrogates=recognizers,
             realignment=config.realignment,
         ),
     ]

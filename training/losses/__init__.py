@@ -1,13 +1,9 @@
 """Losses of ErasableMask as pure functions, unweighted, one number per call."""
 
 from .adversarial import discriminator_loss, generator_loss
-from .attack import (
-    adversarial_attack_loss,
-    impersonation_loss,
-    owner_loss,
-    surrogate_weights,
-)
+from .attack import adversarial_attack_loss, impersonation_loss, surrogate_weights
 from .attributes import attribute_loss
+from .identity import identity_loss, owner_loss
 from .pixel import erasure_loss, perceptual_loss, perturbation_loss, reconstruction_loss
 
 __all__ = [
@@ -16,6 +12,7 @@ __all__ = [
     "discriminator_loss",
     "erasure_loss",
     "generator_loss",
+    "identity_loss",
     "impersonation_loss",
     "owner_loss",
     "perceptual_loss",

@@ -1,4 +1,4 @@
-"""The attack on face recognition (Eqs. 9, 11, 12) and the owner term, which the paper lacks."""
+"""The attack on face recognition (Eqs. 9, 11, 12)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,6 @@ def impersonation_loss(embedding: Tensor, target: Tensor) -> Tensor:
         A number in [0, 2]; lower = closer to the target.
     """
     return (1 - embedding @ target).mean()
-
-
-def owner_loss(embedding: Tensor, owner: Tensor, margin: float) -> Tensor:
-    """``max(0, cos(FR(x_cov), FR(x_adv)) - margin)``, mean over the batch.
-
-    Not in the paper: moving towards the target alone leaves the owner recognisable.
-
-    Args:
-        embedding: ``(N, d)`` unit-norm embeddings of protected faces.
-        owner: ``(N, d)`` unit-norm embeddings of the same faces unprotected.
-        margin: cosine below which the owner counts as lost.
-
-    Returns:
-        A number in [0, 1 - margin]; 0 once every owner is lost.
-    """
-    return ((embedding * owner).sum(1) - margin).clamp_min(0).mean()
 
 
 def surrogate_weights(previous: Sequence[float] | None, before: Sequence[float] | None, k: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from ..noise_pool import NoisePool
 from ..surrogates import Recognizer, SurrogateError
 from .base import Losses, Networks, Player
 from .publish import edited_attributes
-from .surrogate_loss import SurrogateLoss
+from .surrogate_loss import SurrogateLoss, shared_faces
 
 
 @dataclass(frozen=True)
@@ -188,6 +187,8 @@ class AttackStage:
             with torch.no_grad():
                 return surrogate(batch.face[faces], grid_of(surrogate, batch.landmarks[faces]))
 
+        n, k = len(batch), len(self.surrogates)
+        seen = shared_faces(n, k) if self.attack.share_batch else [slice(0, n)] * k
         return [
             SurrogateLoss(
                 surrogate,
@@ -198,18 +199,8 @@ class AttackStage:
                 owner_weight=self.attack.owner_weight,
                 owner_margin=self.attack.owner_margin,
             )
-            for surrogate, target, faces in zip(
-                self.surrogates, self.targets, self._shares(len(batch)), strict=True
-            )
+            for surrogate, target, faces in zip(self.surrogates, self.targets, seen, strict=True)
         ]
-
-    def _shares(self, n: int) -> list[slice]:
-        """The faces of a batch that each surrogate sees."""
-        k = len(self.surrogates)
-        if self.shares == 1:
-            return [slice(0, n)] * k
-        edges = [i * n // k for i in range(k + 1)]
-        return [slice(start, stop) for start, stop in pairwise(edges)]
 
     def _discriminator_losses(self, outputs: _Outputs) -> Losses:
         n = len(outputs.batch)

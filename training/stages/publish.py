@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,29 +43,51 @@ def edited_attributes(attributes: Tensor, edit_share: float) -> Tensor:
     return torch.where(edited, others, attributes)
 
 
-def realigned(
-    faces: Tensor, others: Tensor, jitter: float, draws: Draws | None = None
-) -> tuple[Tensor, Tensor]:
-    """Both pictures of each face under one small random similarity, as when its landmarks are found anew.
+@dataclass(frozen=True)
+class Realignment:
+    """A small similarity of each face, as when its landmarks are found anew.
 
     The authority aligns by landmarks found on the published picture, which differ a little from those the
     protection was made with.
 
-    Args:
-        faces, others: ``(N, C, S, S)``.
-        jitter: standard deviation of the turn in radians, of the logarithm of the scale, and of the shift
-            as a share of the side; 0 changes nothing.
-        draws: for faces that are part of a batch.
+    Attributes:
+        theta: ``(N, 2, 3)``, from where each face takes its pixels, in coordinates from -1 to 1; None where
+            nothing moves.
     """
-    if jitter == 0:
-        return faces, others
-    draws = draws or Draws(len(faces))
-    turn, scale = jitter * draws.normal(), torch.exp(jitter * draws.normal())
-    cos, sin = scale * torch.cos(turn), scale * torch.sin(turn)
-    shift = 2 * jitter * draws.normal(2)  # grid coordinates run from -1 to 1
-    theta = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
-    both = torch.cat([faces, others], dim=1).float()
-    with torch.autocast(both.device.type, enabled=False):  # bfloat16 would misplace pixels by half of one
-        grid = functional.affine_grid(theta.to(both), list(both.shape), align_corners=False)
-        moved = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)
-    return moved.split([faces.shape[1], others.shape[1]], dim=1)
+
+    theta: Tensor | None
+
+    @classmethod
+    def draw(cls, jitter: float, draws: Draws) -> Realignment:
+        """A random one.
+
+        Args:
+            jitter: standard deviation of the turn in radians, of the logarithm of the scale, and of the
+                shift as a share of the side; 0 changes nothing.
+        """
+        if jitter == 0:
+            return cls(None)
+        turn, scale = jitter * draws.normal(), torch.exp(jitter * draws.normal())
+        cos, sin = scale * torch.cos(turn), scale * torch.sin(turn)
+        shift = 2 * jitter * draws.normal(2)
+        return cls(torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3))
+
+    def pictures(self, *pictures: Tensor) -> tuple[Tensor, ...]:
+        """Pictures ``(N, 3, S, S)`` of the same faces, moved alike."""
+        if self.theta is None:
+            return pictures
+        together = torch.cat(pictures, dim=1).float()
+        with torch.autocast(
+            together.device.type, enabled=False
+        ):  # bfloat16 would misplace pixels by half of one
+            grid = functional.affine_grid(self.theta.to(together), list(together.shape), align_corners=False)
+            moved = functional.grid_sample(together, grid, padding_mode="border", align_corners=False)
+        return moved.split([picture.shape[1] for picture in pictures], dim=1)
+
+    def points(self, points: Tensor, side: int) -> Tensor:
+        """Where points ``(N, P, 2)``, in pixels of pictures of that side, have moved to."""
+        if self.theta is None:
+            return points
+        theta = self.theta.to(points)
+        moved = (2 * points + 1) / side - 1 - theta[:, None, :, 2]
+        return ((torch.linalg.solve(theta[:, :, :2], moved.mT).mT + 1) * side - 1) / 2

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from ..losses import impersonation_loss, owner_loss
 from ..surrogates import Recognizer
+
+
+def shared_faces(n: int, k: int) -> list[slice]:
+    """Which of ``n`` faces each of ``k`` surrogates sees where they share a batch: k nearly equal runs."""
+    edges = [i * n // k for i in range(k + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 class SurrogateLoss:
