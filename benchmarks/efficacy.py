@@ -117,6 +117,7 @@ def table_of(result: dict[str, Any]) -> Table:
     columns = {
         "ASR clean": "asr_clean",
         "ASR": "asr",
+        "ESR clean": "esr_clean",
         "ESR": "esr",
         "dodging": "dodging",
         "owner, restored": "owner_accepted_restored",

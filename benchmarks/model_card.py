@@ -1,9 +1,10 @@
-"""``python -m benchmarks.model_card``: writes the measured block of a model card from an efficacy result."""
+"""``python -m benchmarks.model_card``: writes the measured part of a model card from results."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 RATES = {
     "ASR, clean": "asr_clean",
     "ASR, protected": "asr",
+    "ESR, clean": "esr_clean",
     "ESR, restored": "esr",
     "owner lost, protected": "dodging",
     "owner accepted, restored": "owner_accepted_restored",
@@ -29,68 +31,158 @@ QUALITY = {
     "lpips_vgg": ("LPIPS (VGG)", 3),
 }
 
+Result = dict[str, Any]
+
 
 def _percent(estimate: dict[str, float]) -> str:
     return f"{100 * estimate['value']:.0f} ({100 * estimate['low']:.0f}-{100 * estimate['high']:.0f})"
+
+
+def _whole(estimate: dict[str, float]) -> str:
+    return f"{100 * estimate['value']:.0f}"
 
 
 def _number(estimate: dict[str, float], digits: int = 3) -> str:
     return f"{estimate['value']:.{digits}f}"
 
 
-def measured_block(result: dict[str, Any], name: str) -> str:
-    """The Markdown between the markers: what was run, rates, mean cosines, picture quality.
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> list[str]:
+    """A Markdown table and the empty line before it; all but the first ``words`` columns hold numbers."""
+    return [
+        "",
+        f"| {' | '.join(titles)} |",
+        f"|{'---|' * words}{'---:|' * (len(titles) - words)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
-    Args:
-        result: of ``benchmarks.efficacy``.
-        name: file name of the result, to be cited.
-    """
+
+def efficacy_lines(result: Result, name: str) -> list[str]:
+    """What was run, rates, mean cosines and picture quality, of ``benchmarks.efficacy``."""
     calibration, versions, lost = result["calibration"], result["environment"]["versions"], result["lost"]
-    lines = [
+    recognizers = result["recognizers"]
+    cosines = []
+    for recognizer, row in recognizers.items():
+        target, owner = row["cosine_to_target"], row["cosine_to_owner"]
+        shown = (
+            target["clean"],
+            target["protected"],
+            target["restored"],
+            owner["protected"],
+            owner["restored"],
+        )
+        cosines.append([recognizer, f"{row['threshold']['0.01']:.3f}", *map(_number, shown)])
+    measures = list(next(iter(result["quality"].values())))
+    return [
         f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy`: {result['pictures']} "
         f"pictures ({result['data']}, seed {result['seed']}), {result['no_face_found']} without a face; each "
         f"file saved as JPEG q{result['jpeg_quality']} after paste-back and read again, faces found anew "
         f"(lost on {lost['protected']} protected and {lost['restored']} restored files), in ONNX Runtime "
         f"{versions['onnxruntime']}. Thresholds by `python -m benchmarks.calibrate`: "
         f"{calibration['pairs']:,} impostor pairs of {calibration['pictures']} people of LFW. "
-        "In percent, with 95 % intervals.",
-        "",
-        "| recogniser | role | " + " | ".join(RATES) + " |",
-        "|---|---|" + "---:|" * len(RATES),
-    ]
-    for recognizer, row in result["recognizers"].items():
-        rates = " | ".join(_percent(row[key]) for key in RATES.values())
-        lines.append(f"| {recognizer} | {row['role']} | {rates} |")
-    lines += [
+        "In percent, with 95 % intervals. ESR's threshold admits a tenth of all strangers (FAR 0.1), so that "
+        "even untouched pictures (`ESR, clean`) do not reach 100.",
+        *_table(
+            ["recogniser", "role", *RATES],
+            (
+                [recognizer, row["role"], *(_percent(row[key]) for key in RATES.values())]
+                for recognizer, row in recognizers.items()
+            ),
+            words=2,
+        ),
         "",
         "Mean cosines:",
-        "",
-        "| recogniser | threshold (FAR 0.01) | to target: clean | protected | restored | to owner: protected "
-        "| restored |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        *_table(
+            [
+                "recogniser",
+                "threshold (FAR 0.01)",
+                "to target: clean",
+                "protected",
+                "restored",
+                "to owner: protected",
+                "restored",
+            ],
+            cosines,
+        ),
+        *_table(
+            ["whole picture", *(QUALITY[measure][0] for measure in measures)],
+            (
+                [pair, *(_number(row[measure], QUALITY[measure][1]) for measure in measures)]
+                for pair, row in result["quality"].items()
+            ),
+        ),
     ]
-    for recognizer, row in result["recognizers"].items():
-        target, owner = row["cosine_to_target"], row["cosine_to_owner"]
-        cosines = [
-            target["clean"],
-            target["protected"],
-            target["restored"],
-            owner["protected"],
-            owner["restored"],
-        ]
-        lines.append(
-            f"| {recognizer} | {row['threshold']['0.01']:.3f} | " + " | ".join(map(_number, cosines)) + " |"
-        )
-    measures = list(next(iter(result["quality"].values())))
-    lines += [
-        "",
-        "| whole picture | " + " | ".join(QUALITY[measure][0] for measure in measures) + " |",
-        "|---|" + "---:|" * len(measures),
+
+
+def owners_lines(result: Result, name: str) -> list[str]:
+    """How often strangers find the owner, of ``benchmarks.owners``."""
+    measures = list(next(iter(result["recognizers"].values()))["clean"])
+    return [
+        f"Result `benchmarks/results/{name}` of `python -m benchmarks.owners`: strangers look for "
+        f"{result['people']} people ({result['data']}) by OTHER photos of theirs; `rank_1` in a gallery of "
+        f"one photo of each and the target, `verified` at a false accept rate against "
+        f"{result['other_photos']} photos of each. Clean / protected / restored, in percent.",
+        *_table(
+            ["recogniser", "role", *measures],
+            (
+                [
+                    recognizer,
+                    row["role"],
+                    *(
+                        " / ".join(_percent(row[version][measure]) for version in row if version != "role")
+                        for measure in measures
+                    ),
+                ]
+                for recognizer, row in result["recognizers"].items()
+            ),
+            words=2,
+        ),
     ]
-    for pair, row in result["quality"].items():
-        numbers = [_number(row[measure], QUALITY[measure][1]) for measure in measures]
-        lines.append(f"| {pair} | " + " | ".join(numbers) + " |")
-    return "\n".join(lines)
+
+
+def robustness_lines(result: Result, name: str) -> list[str]:
+    """What is left of attack and erasure after image operations, of ``benchmarks.robustness``."""
+    operations = result["operations"]
+    recognizers = next(iter(operations.values()))["recognizers"]
+    return [
+        f"Result `benchmarks/results/{name}` of `python -m benchmarks.robustness`: {result['pictures']} "
+        f"pictures ({result['data']}, seed {result['seed']}), published, then changed by others. "
+        "ASR / ESR / owner accepted after erasure, in percent.",
+        *_table(
+            ["operation", *(f"{recognizer} ({row['role']})" for recognizer, row in recognizers.items())],
+            (
+                [
+                    operation,
+                    *(
+                        " / ".join(_whole(row[key]) for key in ("asr", "esr", "owner_accepted_restored"))
+                        for row in measured["recognizers"].values()
+                    ),
+                ]
+                for operation, measured in operations.items()
+            ),
+        ),
+    ]
+
+
+LINES = {"efficacy": efficacy_lines, "owners": owners_lines, "robustness": robustness_lines}
+
+
+def measured_block(results: Sequence[tuple[Result, str]]) -> str:
+    """The Markdown between the markers.
+
+    Args:
+        results: of the benchmarks in ``LINES``, each with the file name it is cited by.
+
+    Raises:
+        ValueError: a result is of another benchmark.
+    """
+    blocks = []
+    for result, name in results:
+        if result["benchmark"] not in LINES:
+            raise ValueError(
+                f"{name}: expected a result of {', '.join(LINES)}, found one of {result['benchmark']}"
+            )
+        blocks.append("\n".join(LINES[result["benchmark"]](result, name)))
+    return "\n\n".join(blocks)
 
 
 def fill(card: str, block: str) -> str:
@@ -107,11 +199,19 @@ def fill(card: str, block: str) -> str:
 
 @click.command()
 @click.option("--card", required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--result", required=True, type=click.Path(path_type=Path, exists=True))
-def main(card: Path, result: Path) -> None:
+@click.option(
+    "--result", "results", required=True, multiple=True, type=click.Path(path_type=Path, exists=True)
+)
+def main(card: Path, results: tuple[Path, ...]) -> None:
     """Replaces the measured figures of a card; the rest of it stays."""
-    block = measured_block(json.loads(result.read_text(encoding="utf-8")), result.name)
-    card.write_text(fill(card.read_text(encoding="utf-8"), block), encoding="utf-8")
+    try:
+        block = measured_block(
+            [(json.loads(path.read_text(encoding="utf-8")), path.name) for path in results]
+        )
+        filled = fill(card.read_text(encoding="utf-8"), block)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    card.write_text(filled, encoding="utf-8")
 
 
 if __name__ == "__main__":

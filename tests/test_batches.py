@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_training_loop import N, tiny_pack
 from tests.tiny_run import SIZE
+from tests.tiny_training import N, tiny_pack
 from training.batches import epoch_batches, steps_per_epoch, take, to_network
 from training.data.errors import DataError
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import efficacy, owners, robustness
+from benchmarks import efficacy, model_card, owners, robustness
 from benchmarks.common import draw
-from benchmarks.model_card import BEGIN, END, fill, measured_block
+from benchmarks.model_card import BEGIN, END
 from benchmarks.operations import OPERATIONS
 from benchmarks.protocol import Faces, Laboratory, summarise
 from benchmarks.published import jpeg
-from training.evaluation import Estimate, Thresholds, mean_of, quality_of, share_of
+from training.evaluation import Estimate, Thresholds, mean_of, owner_rates, quality_of, share_of
+from training.evaluation.rates import VERSIONS
 from training.evaluation.statistics import write_json
 
 TARGET = np.array([1.0, 0.0])
@@ -43,6 +44,7 @@ def test_success_rates_follow_equations_17_and_18() -> None:
     )
     assert found == {
         "asr_clean": 0.0,
+        "esr_clean": 1.0,
         "asr": 0.5,
         "esr": 0.5,
         "dodging": 0.0,
@@ -109,32 +111,61 @@ def test_quality_of_equal_and_shifted_pictures() -> None:
     assert quality_of(picture, picture + 51)["l1"] == pytest.approx(0.2)
 
 
-def test_a_card_is_filled_from_a_result_and_nothing_else_changes(tmp_path: Path) -> None:
-    row = summarise([sample(TARGET, OWNER)], {"r": "black-box"}, {"r": TARGET}, THRESHOLDS)
+def results() -> list[dict]:
+    """Of one picture that is protected and restored, as each benchmark writes them."""
+    rows = summarise([sample(TARGET, OWNER)], {"r": "black-box"}, {"r": TARGET}, THRESHOLDS)
     quality = {"l1": mean_of(np.ones(2)), "mse": mean_of(np.ones(2)), "psnr": mean_of(np.ones(2))}
-    result = {
-        "pictures": 1,
-        "data": "faces",
-        "seed": 0,
-        "jpeg_quality": 95,
+    about = {"pictures": 1, "data": "faces", "seed": 0, "jpeg_quality": 95}
+    whole = {
+        "benchmark": "efficacy",
         "no_face_found": 0,
         "lost": {"protected": 0, "restored": 0},
         "calibration": {"pictures": 3, "pairs": 3000},
         "environment": {"versions": {"onnxruntime": "1.0"}},
         "quality": {"protected against edited": {**quality, "lpips_alex": mean_of(np.full(2, 0.07))}},
-        "recognizers": row,
+        "recognizers": rows,
     }
-    write_json(result, tmp_path / "result.json")
-    block = measured_block(json.loads((tmp_path / "result.json").read_text()), "result.json")
-    assert "| whole picture | L1 | MSE | PSNR, dB | LPIPS (AlexNet) |" in block
-    assert "| protected against edited | 1.0000 | 1.0000 | 1.0 | 0.070 |" in block
-    assert "| r | black-box | 0 (0-79) | 100 (21-100) | 100 (21-100) | 100 (21-100) | 100 (21-100) |" in block
-    card = fill(f"before\n{BEGIN}\nstale figures\n{END}\nafter", block)
-    assert card.startswith("before\n")
-    assert card.endswith(f"{END}\nafter")
-    assert "stale figures" not in card
+    faces = {
+        version: np.stack([embedding])
+        for version, embedding in zip(VERSIONS, (OWNER, TARGET, OWNER), strict=True)
+    }
+    found = owner_rates(faces, np.stack([[OWNER]]), [TARGET], {0.01: 0.4})
+    people = {
+        "benchmark": "owners",
+        "people": 1,
+        "other_photos": 1,
+        "recognizers": {"r": {"role": "black-box", **found}},
+    }
+    operated = {"benchmark": "robustness", "operations": {"JPEG q50": {"recognizers": rows}}}
+    return [about | result for result in (whole, people, operated)]
+
+
+def test_a_card_is_filled_from_results_and_nothing_else_changes(tmp_path: Path) -> None:
+    card = tmp_path / "CARD.md"
+    card.write_text(f"before\n{BEGIN}\nstale figures\n{END}\nafter")
+    options = ["--card", str(card)]
+    for result in results():
+        path = tmp_path / f"{result['benchmark']}.json"
+        write_json(result, path)
+        options += ["--result", str(path)]
+    assert CliRunner().invoke(model_card.main, options).exit_code == 0
+    filled = card.read_text()
+    assert "| whole picture | L1 | MSE | PSNR, dB | LPIPS (AlexNet) |" in filled
+    assert "| protected against edited | 1.0000 | 1.0000 | 1.0 | 0.070 |" in filled
+    certain = "100 (21-100)"
+    assert f"| r | black-box | 0 (0-79) | {' | '.join([certain] * 5)} |" in filled
+    assert f"| r | black-box | {certain} / 0 (0-79) / {certain} |" in filled
+    assert "| JPEG q50 | 100 / 100 / 100 |" in filled
+    assert filled.startswith("before\n")
+    assert filled.endswith(f"{END}\nafter")
+    assert "stale figures" not in filled
+
+
+def test_a_card_without_markers_and_a_result_of_something_else_are_refused() -> None:
     with pytest.raises(ValueError, match="expected the markers"):
-        fill("no markers", block)
+        model_card.fill("no markers", "")
+    with pytest.raises(ValueError, match=r"x\.json: expected a result of efficacy, .*, found one of latency"):
+        model_card.measured_block([({"benchmark": "latency"}, "x.json")])
 
 
 def picture(seed: int = 0) -> np.ndarray:

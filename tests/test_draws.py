@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_training_loop import SIZE, tiny_pack
+from tests.tiny_training import SIZE, tiny_pack
 from training.batches import take
 from training.draws import Draws
 from training.noise_pool import NoisePool

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.test_training_loop import tiny_pack
 from tests.tiny_run import NAMES, save_run
+from tests.tiny_training import tiny_pack
 from training.evaluation import Estimate, Thresholds, owner_rates
 from training.evaluation.crops import evaluate, people, protect_and_restore
 from training.evaluation.statistics import write_json

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.test_training_loop import CONFIG
+from tests.tiny_training import CONFIG
 from training.monitor import SCALARS_EVERY, RunMonitor
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.test_training_loop import CONFIG, tiny_recognizer, tiny_run
+from tests.tiny_training import CONFIG, tiny_recognizer, tiny_run
 from training import plan as plan_module
 from training import presets
 from training.__main__ import main

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_training_loop import CONFIG, Silent, settings, tiny_run, weights_of
+from tests.tiny_training import CONFIG, Silent, settings, tiny_run, weights_of
 from training.checkpoint import load_checkpoint
 from training.meta_attack import meta_auxiliary_attack
 from training.noise_pool import NoisePool

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests.test_training_loop import CONFIG, Silent, tiny_run, weights_of
+from tests.tiny_training import CONFIG, Silent, tiny_run, weights_of
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.schedule import COSINE_FLOOR, learning_rate, stage_progress
 

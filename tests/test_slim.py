@@ -4,7 +4,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.test_training_loop import CONFIG, Silent, tiny_run
+from tests.tiny_training import CONFIG, Silent, tiny_run
 from training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_networks
 from training.slim import main
 

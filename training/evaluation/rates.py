@@ -46,6 +46,8 @@ def attack_rates(
         "cosine_to_owner": {v: mean_of(_known(c)) for v, c in to_owner.items()},
         # Comparisons with NaN are false: a lost face is no success.
         "asr_clean": share_of(to_target["clean"] > attack_threshold),
+        # About 0.9, since tau_2 admits a tenth of all strangers: what ESR is to be compared with.
+        "esr_clean": share_of(to_target["clean"] < erasure_threshold),
         "asr": share_of(to_target["protected"] > attack_threshold),
         "esr": share_of(to_target["restored"] < erasure_threshold),
         "dodging": share_of(_known(to_owner["protected"]) < attack_threshold),

@@ -9,6 +9,7 @@ from .statistics import Estimate, percent
 RATES = {
     "ASR, clean": "asr_clean",
     "ASR": "asr",
+    "ESR, clean": "esr_clean",
     "ESR": "esr",
     "dodging": "dodging",
     "owner accepted, restored": "owner_accepted_restored",

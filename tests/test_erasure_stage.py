@@ -1,0 +1,70 @@
+"""Stage 3: what is restored, and who says how well."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_training import CONFIG, SIZE, tiny_pack, tiny_recognizer, tiny_run
+from training.batches import take
+from training.config import SettingsError
+from training.losses import identity_loss
+from training.stages import ErasureStage
+from training.stages.publish import Publish
+
+
+def erasure_step(folder, **changes):
+    """A step's outputs and losses; every third face is for another of three surrogates."""
+    config = dataclasses.replace(CONFIG, realignment=0.03, **changes)
+    run = tiny_run(folder, config)
+    stage = run.stages[2]
+    torch.manual_seed(1)
+    batch = take(tiny_pack(), np.arange(6), np.zeros(6, dtype=bool))
+    outputs = stage.forward(batch, 0)
+    return stage, batch, outputs, stage._losses(outputs)
+
+
+def test_the_identity_term_compares_with_the_owner_where_the_face_has_moved_to(tmp_path):
+    stage, batch, outputs, losses = erasure_step(tmp_path)
+    expected = []
+    for i, surrogate in enumerate(stage.surrogates):
+        faces = slice(2 * i, 2 * i + 2)
+        grid = surrogate.sampling_grid(outputs.landmarks[faces], SIZE)
+        owner, restored = (
+            surrogate(pictures[faces], grid) for pictures in (outputs.source, outputs.restored)
+        )
+        expected.append(identity_loss(restored, owner))
+    torch.testing.assert_close(losses["identity"], torch.stack(expected).mean())
+    assert (outputs.landmarks - batch.landmarks).abs().max() > 0.1
+
+
+def test_the_identity_term_trains_the_restorer_alone(tmp_path):
+    stage, _, _, losses = erasure_step(tmp_path)
+    losses["identity"].backward()
+    assert any(parameter.grad.abs().max() > 0 for parameter in stage.networks.restorer.parameters())
+    assert all(parameter.grad is None for parameter in stage.networks.generator.parameters())
+
+
+def test_without_a_weight_pixels_alone_teach_the_restorer(tmp_path):
+    """The paper's Eq. 16."""
+    stage, _, _, losses = erasure_step(
+        tmp_path, erasure=dataclasses.replace(CONFIG.erasure, weights={"erasure": 1.0})
+    )
+    assert set(losses) == {"erasure"}
+    assert stage.shares == 1
+
+
+@pytest.mark.parametrize(("surrogates", "batch"), [(0, 4), (3, 2)])
+def test_a_weight_for_identity_needs_surrogates_and_a_face_for_each(tmp_path, surrogates, batch):
+    with pytest.raises(
+        SettingsError, match=f"expected 1 to {batch} surrogates to share a batch, found {surrogates}"
+    ):
+        ErasureStage(
+            tiny_run(tmp_path).networks,
+            dataclasses.replace(CONFIG.erasure, batch=batch),
+            attack=CONFIG.attack_settings,
+            noise=CONFIG.noise,
+            publish=Publish(SIZE, masked=True),
+            surrogates=[tiny_recognizer(i) for i in range(surrogates)],
+        )
