@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny_training import CONFIG, Silent, tiny_run, weights_of
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.schedule import COSINE_FLOOR, learning_rate, stage_progress
+from training.schedule import COSINE_FLOOR, learning_rate, loss_weights, stage_progress
 
 STAGE = dataclasses.replace(CONFIG.attributes, epochs=4, learning_rate=1e-3)
 
@@ -80,3 +80,31 @@ def test_a_checkpoint_from_before_the_schedule_goes_on(tmp_path):
     run = tiny_run(tmp_path, config)
     assert run.at.seconds == 0
     run.train(Silent(), stop_after_steps=1)
+
+
+def test_a_ramped_weight_grows_over_its_share_of_the_stage():
+    config = dataclasses.replace(
+        CONFIG.attack, weights={"lpips": 400.0, "attack": 200.0}, ramps={"lpips": 0.5}
+    )
+    assert loss_weights(config, 0.0) == {"lpips": 40.0, "attack": 200.0}
+    assert loss_weights(config, 0.25)["lpips"] == pytest.approx(400 * (0.1 + 0.9 / 2))
+    assert loss_weights(config, 0.5) == loss_weights(config, 1.0) == {"lpips": 400.0, "attack": 200.0}
+
+
+def test_the_steps_of_a_run_follow_its_ramps(tmp_path):
+    """The total of a single weighted loss over that loss is its weight."""
+    weights = {name: float(name == "perturbation") for name in CONFIG.attack.weights}
+    config = dataclasses.replace(
+        CONFIG, attack=dataclasses.replace(CONFIG.attack, weights=weights, ramps={"perturbation": 1.0})
+    )
+    monitor = Silent()
+    tiny_run(tmp_path, config).train(monitor)
+    steps = [figures for name, figures in monitor.figures if name == "attack"]
+    factors = [figures["total_protector"] / figures["perturbation"] for figures in steps]
+    assert factors == pytest.approx([0.1 + 0.9 * i / len(steps) for i in range(len(steps))])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_ramp_is_over_a_share_of_the_stage(share):
+    with pytest.raises(ValueError, match="expected a ramp over a share"):
+        dataclasses.replace(CONFIG.attack, ramps={"lpips": share})

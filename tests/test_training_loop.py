@@ -18,6 +18,7 @@ from tests.tiny_training import (
 from training.batches import take
 from training.checkpoint import CheckpointError, load_checkpoint, load_networks, save_checkpoint
 from training.data.errors import DataError
+from training.schedule import loss_weights
 from training.surrogates.card import SurrogateError
 
 
@@ -64,8 +65,8 @@ def test_losses_are_logged_unweighted(tmp_path):
     tiny_run(tmp_path).train(monitor)
     attack = [figures for stage, figures in monitor.figures if stage == "attack"]
     assert {"attack", "erasure", "perturbation", "primary_r0", "primary_r2", "auxiliary"} <= attack[0].keys()
-    weights = CONFIG.attack.weights
-    names = ("attack", "erasure", "perturbation", "attribute", "generator")
+    weights = loss_weights(CONFIG.attack, 0.0)
+    names = ("attack", "erasure", "perturbation", "lpips", "attribute", "generator")
     total = sum(weights[name] * attack[0][name] for name in names)
     assert attack[0]["total_protector"] == pytest.approx(total, rel=1e-4)
 

@@ -67,6 +67,9 @@ class StageConfig:
             run depends on the machine's speed: a second one does not give the same bits.
         lr_schedule: ``constant``, or ``cosine`` from the learning rate down over the stage; see
             ``training.schedule``.
+        ramps: by the name of a loss, the share of the stage, above 0, over which its weight grows to the
+            full one. What bounds a picture's change, and is strict from the first step, lets nothing be
+            learned.
     """
 
     epochs: int
@@ -75,12 +78,18 @@ class StageConfig:
     weights: dict[str, float]
     minutes: float | None = None
     lr_schedule: str = "constant"
+    ramps: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"expected minutes > 0 or none, found {self.minutes}")
         if self.lr_schedule not in ("constant", "cosine"):
             raise ValueError(f"expected lr_schedule constant or cosine, found {self.lr_schedule!r}")
+        for name, share in self.ramps.items():
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f"expected a ramp over a share in (0, 1] of the stage, found {name}: {share}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

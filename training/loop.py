@@ -18,7 +18,7 @@ from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_
 from .config import RunConfig, config_from_dict
 from .data import FacePack
 from .ranks import Ranks, launch
-from .schedule import learning_rate, stage_progress
+from .schedule import learning_rate, loss_weights, stage_progress
 from .stages import Networks, Stage
 from .step import take_step
 
@@ -140,6 +140,7 @@ class Run:
                         batch,
                         self.optimizers,
                         self.ranks,
+                        weights=loss_weights(stage.config, progress),
                         number=self.at.global_step,
                         seed=(self.config.seed << 32) + self.at.global_step,
                         micro_batches=self.config.accumulate,

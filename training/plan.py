@@ -236,7 +236,14 @@ def _steps(run: Run, stage: Stage, cycle: int, size: int) -> None:
     for step in range(cycle):
         batch = take(run.pack, np.arange(size), np.arange(size) % 2 == 1, rows)
         take_step(
-            stage, batch, run.optimizers, run.ranks, number=step, seed=step, micro_batches=micro_batches
+            stage,
+            batch,
+            run.optimizers,
+            run.ranks,
+            weights=stage.config.weights,
+            number=step,
+            seed=step,
+            micro_batches=micro_batches,
         )
         run.average()
 

@@ -19,6 +19,7 @@ def take_step(
     optimizers: Mapping[str, torch.optim.Optimizer],
     ranks: Ranks,
     *,
+    weights: Mapping[str, float],
     number: int,
     seed: int,
     micro_batches: int = 1,
@@ -30,6 +31,7 @@ def take_step(
 
     Args:
         batch: this rank's part.
+        weights: factor of each loss.
         number: of the step in the run.
         seed: of the step's random numbers, the same on every rank.
 
@@ -55,7 +57,7 @@ def take_step(
         optimizers[player.name].zero_grad(set_to_none=True)
         for part in parts:
             outputs = forward(part) if shared is None else shared
-            note(_backward(stage, player, outputs, ranks, share=1 / len(parts)))
+            note(_backward(stage, player, outputs, ranks, weights, share=1 / len(parts)))
             del outputs  # and its graph, before the next
         ranks.average_gradients(player.parameters())
         optimizers[player.name].step()
@@ -63,16 +65,18 @@ def take_step(
     return dict(zip(figures, means.tolist(), strict=True))
 
 
-def _backward(stage: Stage, player: Player, outputs: Any, ranks: Ranks, *, share: float) -> Losses:
+def _backward(
+    stage: Stage, player: Player, outputs: Any, ranks: Ranks, weights: Mapping[str, float], *, share: float
+) -> Losses:
     """Adds ``share`` of the player's gradient; returns its losses and their total."""
     with ranks.autocast(), _frozen_but(player, stage.players):
         losses = player.losses(outputs)
-    total = _total(losses, stage.config.weights)
+    total = _total(losses, weights)
     (share * total).backward(inputs=player.parameters())
     return {**losses, f"total_{player.name}": total}
 
 
-def _total(losses: Losses, weights: dict[str, float]) -> Tensor:
+def _total(losses: Losses, weights: Mapping[str, float]) -> Tensor:
     if missing := losses.keys() - weights.keys():
         raise ValueError(f"no weight for the losses {', '.join(sorted(missing))}")
     return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
