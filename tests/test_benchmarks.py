@@ -15,6 +15,7 @@ from benchmarks.model_card import BEGIN, END
 from benchmarks.operations import OPERATIONS
 from benchmarks.protocol import Faces, Laboratory, summarise
 from benchmarks.published import jpeg
+from benchmarks.target_choice import choice
 from training.evaluation import Estimate, Thresholds, mean_of, owner_rates, quality_of, share_of
 from training.evaluation.rates import VERSIONS
 from training.evaluation.statistics import write_json
@@ -166,6 +167,15 @@ def test_a_card_without_markers_and_a_result_of_something_else_are_refused() -> 
         model_card.fill("no markers", "")
     with pytest.raises(ValueError, match=r"x\.json: expected a result of efficacy, .*, found one of latency"):
         model_card.measured_block([({"benchmark": "latency"}, "x.json")])
+
+
+def test_the_target_fewest_strangers_pass_for_comes_first() -> None:
+    """Threshold 0.2: of cosines 0.1 and 0.3 to one, half pass; nobody does for the other."""
+    strangers = [{"r": np.array([0.1, -1.0])}, {"r": np.array([0.3, -1.0])}]
+    rows = choice({"near": {"r": TARGET}, "far": {"r": OWNER}}, strangers, THRESHOLDS)
+    assert list(rows) == ["far", "near"]
+    assert (rows["far"]["mean"], rows["near"]["mean"]) == (1.0, 0.5)
+    assert rows["near"]["r"].count == 2
 
 
 def picture(seed: int = 0) -> np.ndarray:

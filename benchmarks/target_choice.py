@@ -1,0 +1,95 @@
+"""``python -m benchmarks.target_choice``: which of several pictures the fewest strangers pass for.
+
+Every untouched face that a recogniser takes for the target is one that a restored picture cannot be told
+from: ESR (Eq. 18) ends where it does. White-box recognisers and training faces alone decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from runtime.detection import FaceDetector
+from runtime.manifest import open_bundle
+from runtime.pictures import read_picture
+from runtime.shipped import default_bundle
+from training.data import Split, read_celeba
+from training.evaluation import FAR_ERASURE, Embedding, Thresholds, load_recognizers, read_thresholds
+from training.evaluation.statistics import percent, share_of, write_json
+
+from .common import draw, environment, pictures_below
+from .recognition import embed_main_face
+
+
+def choice(
+    candidates: dict[str, dict[str, Embedding]],
+    strangers: Sequence[dict[str, Embedding]],
+    thresholds: Thresholds,
+) -> dict[str, dict[str, Any]]:
+    """By candidate: each recogniser's share of strangers below tau_2 of Eq. 18, and their ``mean``.
+
+    Args:
+        candidates, strangers: embeddings by recogniser.
+
+    Returns:
+        The best candidate first.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for candidate, target in candidates.items():
+        below = {
+            name: share_of(
+                np.array([face[name] @ target[name] for face in strangers]) < thresholds.at(name, FAR_ERASURE)
+            )
+            for name in target
+        }
+        rows[candidate] = {**below, "mean": float(np.mean([estimate.value for estimate in below.values()]))}
+    return dict(sorted(rows.items(), key=lambda item: -item[1]["mean"]))
+
+
+@click.command()
+@click.option("--candidates", required=True, type=click.Path(path_type=Path, exists=True), help="A folder.")
+@click.option("--celeba", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--recognizers", "cards", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--thresholds", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--count", default=300, show_default=True, help="Of strangers.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def main(
+    candidates: Path, celeba: Path, cards: Path, thresholds: Path, count: int, seed: int, out: Path
+) -> None:
+    """Ranks pictures of possible targets by how few strangers pass for them, best first."""
+    recognizers = [r for r in load_recognizers(cards) if r.card.role == "white-box"]
+    calibrated = read_thresholds(thresholds)
+    calibrated.check(recognizers)
+    training = [record.path for record in read_celeba(celeba, Split.TRAIN)]
+    with FaceDetector.from_bundle(open_bundle(default_bundle("public"))) as detector:
+
+        def embed(path: Path) -> dict[str, Embedding] | None:
+            return embed_main_face(read_picture(path).pixels, detector, recognizers)
+
+        targets = {path.name: embed(path) for path in pictures_below(candidates)}
+        faces = [embed(path) for path in track(draw(training, count, seed), "strangers")]
+    strangers = [face for face in faces if face is not None]
+    if missing := [name for name, target in targets.items() if target is None]:
+        raise click.ClickException(f"no face was found in {', '.join(missing)}")
+    rows = choice({n: t for n, t in targets.items() if t is not None}, strangers, calibrated)
+    table = Table(title=f"Share of {len(strangers)} strangers that do not pass for the target, percent")
+    for column in ("target", *(r.name for r in recognizers), "mean"):
+        table.add_column(column)
+    for name, row in rows.items():
+        shares = [percent(row[recognizer.name]) for recognizer in recognizers]
+        table.add_row(name, *shares, f"{100 * row['mean']:.1f}")
+    Console(width=120).print(table)
+    about = {"benchmark": "target_choice", "environment": environment(), "calibration": calibrated.source}
+    write_json({**about, "seed": seed, "strangers": len(strangers), "targets": rows}, out)
+
+
+if __name__ == "__main__":
+    main()
