@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
+
+from runtime.errors import ErasableMaskError
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 VERSIONED = ("numpy", "opencv-python-headless", "onnxruntime", "pillow", "torch", "kornia", "lpips")
@@ -38,6 +42,15 @@ def draw(paths: Sequence[Path], count: int, seed: int) -> list[Path]:
         raise ValueError(f"expected at least {count} pictures, found {len(paths)}")
     chosen = np.random.default_rng(seed).choice(len(paths), count, replace=False)
     return [paths[i] for i in sorted(chosen)]
+
+
+@contextmanager
+def as_click_errors() -> Iterator[None]:
+    """What a user can mend ends a command with its message, not with a traceback."""
+    try:
+        yield
+    except (ErasableMaskError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def environment() -> dict[str, Any]:

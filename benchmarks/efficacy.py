@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from runtime.errors import NoFaceError
 from training.batches import to_network
 from training.evaluation import mean_of, quality_of
 from training.evaluation.statistics import percent, write_json
 from training.perceptual import Lpips
 
+from .common import as_click_errors
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import Pixels, decode
 
@@ -84,14 +86,18 @@ def measure(
     perceptual: dict[str, Perceptual],
     keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs the whole protocol over pictures; see ``main`` for the arguments."""
+    """Runs the whole protocol over pictures; see ``main`` for the arguments.
+
+    Raises:
+        NoFaceError: there is none in the target's picture, or in any of the pictures.
+    """
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
     with laboratory:
         found = [run_picture(path, laboratory, perceptual, keep) for path in track(paths, "pictures")]
     samples = [sample for sample in found if sample is not None]
     if not samples:
-        raise click.ClickException(f"no face was found in any of {len(paths)} pictures")
+        raise NoFaceError(f"no face was found in any of {len(paths)} pictures")
     embeddings = [sample.embeddings for sample in samples]
     return {
         **laboratory.about("efficacy"),
@@ -160,10 +166,11 @@ def main(
 ) -> None:
     """Attack and erasure success rates of a bundle on pictures and recognisers."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    paths, data = chosen_pictures(images, count, seed)
     trunks = {"alex": lpips_alex, "vgg": lpips_vgg}
-    perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
-    result = measure(paths, Laboratory(**laboratory), perceptual=perceptual, keep=keep)
+    with as_click_errors():
+        paths, data = chosen_pictures(images, count, seed)
+        perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
+        result = measure(paths, Laboratory(**laboratory), perceptual=perceptual, keep=keep)
     result |= {"seed": seed, "data": data}
     Console(width=150).print(table_of(result))
     write_json(result, out)

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from training.evaluation.rates import VERSIONS
+
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 RATES = {
@@ -116,11 +118,14 @@ def efficacy_lines(result: Result, name: str) -> list[str]:
 def owners_lines(result: Result, name: str) -> list[str]:
     """How often strangers find the owner, of ``benchmarks.owners``."""
     measures = list(next(iter(result["recognizers"].values()))["clean"])
+    lost = result["lost"]
     return [
         f"Result `benchmarks/results/{name}` of `python -m benchmarks.owners`: strangers look for "
         f"{result['people']} people ({result['data']}) by OTHER photos of theirs; `rank_1` in a gallery of "
         f"one photo of each and the target, `verified` at a false accept rate against "
-        f"{result['other_photos']} photos of each. Clean / protected / restored, in percent.",
+        f"{result['other_photos']} photos of each. {result['no_face_found']} people without a face; faces "
+        f"lost on {lost['protected']} protected and {lost['restored']} restored files. "
+        "Clean / protected / restored, in percent.",
         *_table(
             ["recogniser", "role", *measures],
             (
@@ -128,7 +133,7 @@ def owners_lines(result: Result, name: str) -> list[str]:
                     recognizer,
                     row["role"],
                     *(
-                        " / ".join(_percent(row[version][measure]) for version in row if version != "role")
+                        " / ".join(_percent(row[version][measure]) for version in VERSIONS)
                         for measure in measures
                     ),
                 ]
@@ -146,12 +151,17 @@ def robustness_lines(result: Result, name: str) -> list[str]:
     return [
         f"Result `benchmarks/results/{name}` of `python -m benchmarks.robustness`: {result['pictures']} "
         f"pictures ({result['data']}, seed {result['seed']}), published, then changed by others. "
-        "ASR / ESR / owner accepted after erasure, in percent.",
+        "Faces lost on published / restored files; ASR / ESR / owner accepted after erasure, in percent.",
         *_table(
-            ["operation", *(f"{recognizer} ({row['role']})" for recognizer, row in recognizers.items())],
+            [
+                "operation",
+                "faces lost",
+                *(f"{recognizer} ({row['role']})" for recognizer, row in recognizers.items()),
+            ],
             (
                 [
                     operation,
+                    f"{measured['lost']['protected']} / {measured['lost']['restored']}",
                     *(
                         " / ".join(_whole(row[key]) for key in ("asr", "esr", "owner_accepted_restored"))
                         for row in measured["recognizers"].values()
@@ -163,6 +173,8 @@ def robustness_lines(result: Result, name: str) -> list[str]:
     ]
 
 
+# What all results of one card have in common.
+SAME = ("bundle", "target", "jpeg_quality")
 LINES = {"efficacy": efficacy_lines, "owners": owners_lines, "robustness": robustness_lines}
 
 
@@ -173,15 +185,24 @@ def measured_block(results: Sequence[tuple[Result, str]]) -> str:
         results: of the benchmarks in ``LINES``, each with the file name it is cited by.
 
     Raises:
-        ValueError: a result is of another benchmark.
+        ValueError: a result is of another benchmark or lacks a field, or they are not all of one bundle, one
+            target and one JPEG quality.
     """
     blocks = []
     for result, name in results:
-        if result["benchmark"] not in LINES:
-            raise ValueError(
-                f"{name}: expected a result of {', '.join(LINES)}, found one of {result['benchmark']}"
-            )
-        blocks.append("\n".join(LINES[result["benchmark"]](result, name)))
+        kind = result.get("benchmark")
+        if kind not in LINES:
+            raise ValueError(f"{name}: expected a result of {', '.join(LINES)}, found one of {kind}")
+        for field in SAME:
+            if result.get(field) != results[0][0].get(field):
+                raise ValueError(
+                    f"{name}: expected the {field} of {results[0][1]}, {results[0][0].get(field)}, "
+                    f"found {result.get(field)}"
+                )
+        try:
+            blocks.append("\n".join(LINES[kind](result, name)))
+        except KeyError as error:
+            raise ValueError(f"{name} lacks {error}; measure again") from error
     return "\n\n".join(blocks)
 
 

@@ -1,8 +1,8 @@
 """``python -m benchmarks.owners``: do strangers find the person by OTHER photos, before and after?
 
 Of every person in CelebA's test partition one picture is protected, saved, erased and saved; the others
-stay as they are. Verification compares it with each of the others, search looks for it in a gallery of one
-other photo of every person and the target.
+stay as they are. Verification compares it with as many of the others as everybody has, search looks for it
+in a gallery of one other photo of every person and the target.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from runtime.errors import NoFaceError
 from runtime.pictures import read_picture
 from training.evaluation import owner_rates
 from training.evaluation.rates import FARS_OWNER, VERSIONS
 from training.evaluation.statistics import percent, write_json
 
+from .common import as_click_errors
 from .protocol import Faces, Laboratory, laboratory_options, lost_faces, matrix, people_of_celeba
 from .published import decode
 
@@ -47,18 +49,22 @@ def run_person(photos: Sequence[Path], laboratory: Laboratory) -> tuple[dict[str
 
 
 def measure(everybody: Sequence[Sequence[Path]], laboratory: Laboratory) -> dict[str, Any]:
-    """Runs the whole protocol over people with two photos or more each."""
+    """Runs the whole protocol over people with two photos or more each.
+
+    Raises:
+        NoFaceError: there is none in the target's picture, or in any first photo.
+    """
+    m = min(len(photos) for photos in everybody) - 1
     with laboratory:
-        found = [run_person(photos, laboratory) for photos in track(everybody, "people")]
+        found = [run_person(photos[: 1 + m], laboratory) for photos in track(everybody, "people")]
     people = [person for person in found if person is not None]
     if not people:
-        raise click.ClickException(f"no face was found in the pictures of {len(found)} people")
-    m = min(len(others) for _, others in people)
+        raise NoFaceError(f"no face was found in the pictures of {len(found)} people")
     rows: dict[str, Any] = {}
     for name, role in laboratory.roles.items():
         target = laboratory.target[name]
         faces = {v: matrix([versions[v] for versions, _ in people], name, len(target)) for v in VERSIONS}
-        others = np.stack([matrix(photos[:m], name, len(target)) for _, photos in people])
+        others = np.stack([matrix(photos, name, len(target)) for _, photos in people])
         limits = {far: laboratory.thresholds.at(name, far) for far in FARS_OWNER}
         rows[name] = {"role": role, **owner_rates(faces, others, [target], limits)}
     return {
@@ -94,8 +100,9 @@ def table_of(result: dict[str, Any]) -> Table:
 def main(celeba: Path, count: int | None, out: Path, **laboratory: Any) -> None:
     """How often a person is found by other photos: clean, protected, restored."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    several = [photos for photos in people_of_celeba(celeba) if len(photos) > 1]
-    result = measure(several[:count], Laboratory(**laboratory))
+    with as_click_errors():
+        several = [photos for photos in people_of_celeba(celeba) if len(photos) > 1]
+        result = measure(several[:count], Laboratory(**laboratory))
     result["data"] = f"{celeba.name}, test partition"
     Console(width=170).print(table_of(result))
     write_json(result, out)

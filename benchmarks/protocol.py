@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,6 +68,7 @@ class Laboratory:
 
     Raises:
         ValueError: a recogniser was not calibrated.
+        NoFaceError: entered, and the target's picture shows no face.
     """
 
     def __init__(
@@ -88,17 +90,19 @@ class Laboratory:
         self._target_picture = target
 
     def __enter__(self) -> Laboratory:
-        self.publisher.__enter__()
-        face = self.embed(read_picture(self._target_picture).pixels)
-        if face is None:
-            raise click.ClickException(f"no face was found in the target's picture {self._target_picture}")
-        self.target = face
+        with ExitStack() as stack:
+            stack.enter_context(self.publisher)
+            face = self.embed(read_picture(self._target_picture).pixels)
+            if face is None:
+                raise NoFaceError(f"no face was found in the target's picture {self._target_picture}")
+            self.target = face
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.publisher.__exit__(kind, error, trace)
+        self._stack.close()
 
     def embed(self, pixels: Pixels | None) -> Faces:
         """The main face as every recogniser sees it, found anew; None without a face or a picture."""

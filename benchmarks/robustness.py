@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from runtime.errors import NoFaceError
 from training.evaluation.statistics import percent, write_json
 
+from .common import as_click_errors
 from .operations import OPERATIONS
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import decode
@@ -48,7 +50,11 @@ def run_picture(
 
 
 def measure(paths: Sequence[Path], laboratory: Laboratory, *, seed: int) -> dict[str, Any]:
-    """Runs every operation over pictures."""
+    """Runs every operation over pictures.
+
+    Raises:
+        NoFaceError: there is none in the target's picture, or in any of the pictures.
+    """
     with laboratory:
         found = [
             run_picture(path, laboratory, index=index, seed=seed)
@@ -56,7 +62,7 @@ def measure(paths: Sequence[Path], laboratory: Laboratory, *, seed: int) -> dict
         ]
     pictures = [picture for picture in found if picture is not None]
     if not pictures:
-        raise click.ClickException(f"no face was found in any of {len(paths)} pictures")
+        raise NoFaceError(f"no face was found in any of {len(paths)} pictures")
     return {
         **laboratory.about("robustness"),
         "pictures": len(paths),
@@ -96,8 +102,9 @@ def table_of(result: dict[str, Any]) -> Table:
 def main(images: Path, count: int, seed: int, out: Path, **laboratory: Any) -> None:
     """Attack and erasure success after image operations."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    paths, data = chosen_pictures(images, count, seed)
-    result = measure(paths, Laboratory(**laboratory), seed=seed)
+    with as_click_errors():
+        paths, data = chosen_pictures(images, count, seed)
+        result = measure(paths, Laboratory(**laboratory), seed=seed)
     result |= {"seed": seed, "data": data}
     Console(width=170).print(table_of(result))
     write_json(result, out)

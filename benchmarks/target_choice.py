@@ -17,14 +17,22 @@ from rich.progress import track
 from rich.table import Table
 
 from runtime.detection import FaceDetector
+from runtime.errors import NoFaceError
 from runtime.manifest import open_bundle
 from runtime.pictures import read_picture
 from runtime.shipped import default_bundle
 from training.data import Split, read_celeba
-from training.evaluation import FAR_ERASURE, Embedding, Thresholds, load_recognizers, read_thresholds
+from training.evaluation import (
+    FAR_ERASURE,
+    Embedder,
+    Embedding,
+    Thresholds,
+    load_recognizers,
+    read_thresholds,
+)
 from training.evaluation.statistics import percent, share_of, write_json
 
-from .common import draw, environment, pictures_below
+from .common import as_click_errors, draw, environment, pictures_below
 from .recognition import embed_main_face
 
 
@@ -53,6 +61,33 @@ def choice(
     return dict(sorted(rows.items(), key=lambda item: -item[1]["mean"]))
 
 
+def embeddings(
+    candidates: Sequence[Path], strangers: Sequence[Path], recognizers: Sequence[Embedder]
+) -> tuple[dict[Path, dict[str, Embedding]], list[dict[str, Embedding]]]:
+    """Embeddings of the candidates by picture, and of the strangers that show a face.
+
+    Raises:
+        NoFaceError: a candidate, or every stranger, shows none.
+        ValueError: there are no recognisers.
+    """
+    if not recognizers:
+        raise ValueError("expected at least one white-box recogniser, found none")
+    with FaceDetector.from_bundle(open_bundle(default_bundle("public"))) as detector:
+
+        def embed(path: Path) -> dict[str, Embedding] | None:
+            return embed_main_face(read_picture(path).pixels, detector, recognizers)
+
+        targets = {}
+        for path in candidates:
+            if (target := embed(path)) is None:
+                raise NoFaceError(f"no face was found in the candidate {path}")
+            targets[path] = target
+        faces = [face for path in track(strangers, "strangers") if (face := embed(path)) is not None]
+    if not faces:
+        raise NoFaceError(f"no face was found in any of {len(strangers)} strangers' pictures")
+    return targets, faces
+
+
 @click.command()
 @click.option("--candidates", required=True, type=click.Path(path_type=Path, exists=True), help="A folder.")
 @click.option("--celeba", required=True, type=click.Path(path_type=Path, exists=True))
@@ -65,21 +100,13 @@ def main(
     candidates: Path, celeba: Path, cards: Path, thresholds: Path, count: int, seed: int, out: Path
 ) -> None:
     """Ranks pictures of possible targets by how few strangers pass for them, best first."""
-    recognizers = [r for r in load_recognizers(cards) if r.card.role == "white-box"]
-    calibrated = read_thresholds(thresholds)
-    calibrated.check(recognizers)
-    training = [record.path for record in read_celeba(celeba, Split.TRAIN)]
-    with FaceDetector.from_bundle(open_bundle(default_bundle("public"))) as detector:
-
-        def embed(path: Path) -> dict[str, Embedding] | None:
-            return embed_main_face(read_picture(path).pixels, detector, recognizers)
-
-        targets = {path.name: embed(path) for path in pictures_below(candidates)}
-        faces = [embed(path) for path in track(draw(training, count, seed), "strangers")]
-    strangers = [face for face in faces if face is not None]
-    if missing := [name for name, target in targets.items() if target is None]:
-        raise click.ClickException(f"no face was found in {', '.join(missing)}")
-    rows = choice({n: t for n, t in targets.items() if t is not None}, strangers, calibrated)
+    with as_click_errors():
+        recognizers = [r for r in load_recognizers(cards) if r.card.role == "white-box"]
+        calibrated = read_thresholds(thresholds)
+        calibrated.check(recognizers)
+        pictures = draw([record.path for record in read_celeba(celeba, Split.TRAIN)], count, seed)
+        targets, strangers = embeddings(pictures_below(candidates), pictures, recognizers)
+    rows = choice({str(p.relative_to(candidates)): t for p, t in targets.items()}, strangers, calibrated)
     table = Table(title=f"Share of {len(strangers)} strangers that do not pass for the target, percent")
     for column in ("target", *(r.name for r in recognizers), "mean"):
         table.add_column(column)
@@ -88,7 +115,8 @@ def main(
         table.add_row(name, *shares, f"{100 * row['mean']:.1f}")
     Console(width=120).print(table)
     about = {"benchmark": "target_choice", "environment": environment(), "calibration": calibrated.source}
-    write_json({**about, "seed": seed, "strangers": len(strangers), "targets": rows}, out)
+    drawn = {"data": f"{celeba.name}, training partition", "seed": seed, "strangers": len(strangers)}
+    write_json({**about, **drawn, "no_face_found": count - len(strangers), "targets": rows}, out)
 
 
 if __name__ == "__main__":

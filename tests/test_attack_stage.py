@@ -24,7 +24,7 @@ from training.stages.surrogate_loss import shared_faces
 
 
 def attack_step(folder, config):
-    """Losses and the perturbation encoder's gradients of the first step of stage 2."""
+    """The first step of stage 2: the stage, its batch and its outputs."""
     run = tiny_run(folder, config)
     run.train(Silent(), stop_after_steps=2)
     stage = run.stages[1]

@@ -25,6 +25,12 @@ def test_an_epoch_shows_every_face_once_and_another_epoch_in_another_order():
     assert epochs[0].tolist() != epochs[1].tolist()
 
 
+def test_a_face_may_stand_anywhere_in_its_batch():
+    """Surrogates that share a batch see a run of it: in the data set's order each would see its own faces."""
+    orders = [batch.keys // 2 for batch in epoch_batches(tiny_pack(), 4, seed=0, epoch=0)]
+    assert any(not torch.equal(order, order.sort().values) for order in orders)
+
+
 def test_a_later_step_does_not_depend_on_those_before():
     pack = tiny_pack()
     whole = list(epoch_batches(pack, 2, seed=3, epoch=5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from benchmarks.operations import OPERATIONS
 from benchmarks.protocol import Faces, Laboratory, summarise
 from benchmarks.published import jpeg
 from benchmarks.target_choice import choice
+from runtime.errors import NoFaceError
 from training.evaluation import Estimate, Thresholds, mean_of, owner_rates, quality_of, share_of
 from training.evaluation.rates import VERSIONS
 from training.evaluation.statistics import write_json
@@ -112,15 +114,15 @@ def test_quality_of_equal_and_shifted_pictures() -> None:
     assert quality_of(picture, picture + 51)["l1"] == pytest.approx(0.2)
 
 
-def results() -> list[dict]:
-    """Of one picture that is protected and restored, as each benchmark writes them."""
+def results(folder: Path) -> dict[str, Path]:
+    """Of one picture that is protected and restored: the file that each benchmark writes."""
     rows = summarise([sample(TARGET, OWNER)], {"r": "black-box"}, {"r": TARGET}, THRESHOLDS)
     quality = {"l1": mean_of(np.ones(2)), "mse": mean_of(np.ones(2)), "psnr": mean_of(np.ones(2))}
-    about = {"pictures": 1, "data": "faces", "seed": 0, "jpeg_quality": 95}
+    about = {"pictures": 1, "data": "faces", "seed": 0, "jpeg_quality": 95, "bundle": {}, "target": "t.jpg"}
+    lost = {"protected": 2, "restored": 3}
+    about |= {"no_face_found": 0, "lost": lost}
     whole = {
         "benchmark": "efficacy",
-        "no_face_found": 0,
-        "lost": {"protected": 0, "restored": 0},
         "calibration": {"pictures": 3, "pairs": 3000},
         "environment": {"versions": {"onnxruntime": "1.0"}},
         "quality": {"protected against edited": {**quality, "lpips_alex": mean_of(np.full(2, 0.07))}},
@@ -137,17 +139,23 @@ def results() -> list[dict]:
         "other_photos": 1,
         "recognizers": {"r": {"role": "black-box", **found}},
     }
-    operated = {"benchmark": "robustness", "operations": {"JPEG q50": {"recognizers": rows}}}
-    return [about | result for result in (whole, people, operated)]
+    operated = {"benchmark": "robustness", "operations": {"JPEG q50": {"lost": lost, "recognizers": rows}}}
+    paths = {}
+    for result in (whole, people, operated):
+        path = paths[result["benchmark"]] = folder / f"{result['benchmark']}.json"
+        write_json(about | result, path)
+    return paths
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def test_a_card_is_filled_from_results_and_nothing_else_changes(tmp_path: Path) -> None:
     card = tmp_path / "CARD.md"
     card.write_text(f"before\n{BEGIN}\nstale figures\n{END}\nafter")
     options = ["--card", str(card)]
-    for result in results():
-        path = tmp_path / f"{result['benchmark']}.json"
-        write_json(result, path)
+    for path in results(tmp_path).values():
         options += ["--result", str(path)]
     assert CliRunner().invoke(model_card.main, options).exit_code == 0
     filled = card.read_text()
@@ -156,7 +164,7 @@ def test_a_card_is_filled_from_results_and_nothing_else_changes(tmp_path: Path) 
     certain = "100 (21-100)"
     assert f"| r | black-box | 0 (0-79) | {' | '.join([certain] * 5)} |" in filled
     assert f"| r | black-box | {certain} / 0 (0-79) / {certain} |" in filled
-    assert "| JPEG q50 | 100 / 100 / 100 |" in filled
+    assert "| JPEG q50 | 2 / 3 | 100 / 100 / 100 |" in filled
     assert filled.startswith("before\n")
     assert filled.endswith(f"{END}\nafter")
     assert "stale figures" not in filled
@@ -167,6 +175,20 @@ def test_a_card_without_markers_and_a_result_of_something_else_are_refused() -> 
         model_card.fill("no markers", "")
     with pytest.raises(ValueError, match=r"x\.json: expected a result of efficacy, .*, found one of latency"):
         model_card.measured_block([({"benchmark": "latency"}, "x.json")])
+
+
+@pytest.mark.parametrize("field", ["bundle", "target", "jpeg_quality"])
+def test_a_card_does_not_mix_measurements_of_different_things(tmp_path: Path, field: str) -> None:
+    first, second = (read(results(tmp_path)[name]) for name in ("efficacy", "owners"))
+    with pytest.raises(ValueError, match=f"b: expected the {field} of a, .*, found other"):
+        model_card.measured_block([(first, "a"), (second | {field: "other"}, "b")])
+
+
+def test_a_result_of_an_older_format_is_said_to_lack_a_field(tmp_path: Path) -> None:
+    old = read(results(tmp_path)["efficacy"])
+    del old["recognizers"]["r"]["esr_clean"]
+    with pytest.raises(ValueError, match="a lacks 'esr_clean'; measure again"):
+        model_card.measured_block([(old, "a")])
 
 
 def test_the_target_fewest_strangers_pass_for_comes_first() -> None:
@@ -211,11 +233,20 @@ def test_lower_jpeg_quality_loses_more() -> None:
     assert errors == sorted(errors, reverse=True)
 
 
-class Stranger:
-    """Sees a picture's mean colour, and a black picture shows no face."""
+class Inverter:
+    """A publisher whose protection is the picture's negative."""
+
+    open: bool | None = None
 
     def __init__(self, erases: bool) -> None:
         self.erases = erases
+
+    def __enter__(self) -> Inverter:
+        self.open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
 
     def protect(self, pixels: np.ndarray) -> bytes:
         return jpeg(255 - pixels, 95)
@@ -228,10 +259,30 @@ class Stranger:
 
 
 def laboratory(erases: bool) -> Laboratory:
+    """Its one recogniser sees a picture's mean colour."""
     bare = Laboratory.__new__(Laboratory)
-    bare.publisher = Stranger(erases)
+    bare.publisher = Inverter(erases)
     bare.embed = lambda pixels: None if pixels is None else {"r": pixels.mean((0, 1)) / 255}
     return bare
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_laboratory_closes_its_publisher_also_where_the_target_shows_no_face(
+    tmp_path: Path, found: bool
+) -> None:
+    path = tmp_path / "target.png"
+    Image.fromarray(np.full((32, 32, 3), 40, np.uint8)).save(path)
+    here = laboratory(True)
+    here._target_picture = path
+    if not found:
+        here.embed = lambda pixels: None
+        with pytest.raises(NoFaceError, match=r"target\.png"), here:
+            pass
+    else:
+        with here:
+            assert here.publisher.open
+            assert here.target["r"] == pytest.approx(40 / 255)
+    assert here.publisher.open is False
 
 
 def test_what_cannot_be_erased_is_lost_in_every_benchmark(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from training.stages.publish import Publish
 
 
 def erasure_step(folder, **changes):
-    """A step's outputs and losses; every third face is for another of three surrogates."""
+    """A step on six faces, of which each of three surrogates sees two: stage, batch, outputs, losses."""
     config = dataclasses.replace(CONFIG, realignment=0.03, **changes)
     run = tiny_run(folder, config)
     stage = run.stages[2]

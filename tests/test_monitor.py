@@ -11,7 +11,7 @@ from training.monitor import SCALARS_EVERY, RunMonitor
 
 
 def stage(name: str, **changes):
-    config = dataclasses.replace(CONFIG.attack, weights={"loss": 1.0}, **changes)
+    config = dataclasses.replace(CONFIG.attack, weights={"loss": 1.0}, ramps={}, **changes)
     return SimpleNamespace(name=name, config=config)
 
 

@@ -15,6 +15,7 @@ from tests.tiny_training import CONFIG, Silent, settings, tiny_run, weights_of
 from training.checkpoint import load_checkpoint
 from training.meta_attack import meta_auxiliary_attack
 from training.noise_pool import NoisePool
+from training.presets import COMPACT, GPU_25MIN
 from training.ranks import Ranks, ScaleError, launch
 
 RANKS = 2
@@ -284,3 +285,9 @@ def test_ranks_wait_for_the_first_of_all_while_it_prepares_a_data_set(monkeypatc
     assert given["strategy"]["timeout"].total_seconds() == 24 * 3600
     by_machine = Ranks(SimpleNamespace(rank_zero_first=lambda local=False: local)).first_goes_ahead()
     assert not by_machine
+
+
+@pytest.mark.parametrize("preset", [COMPACT, GPU_25MIN], ids=lambda preset: preset.name)
+def test_batches_divide_among_two_processes_and_three_surrogates(preset):
+    for stage, shares in ((preset.attributes, 1), (preset.attack, 3), (preset.erasure, 3)):
+        assert ranks_of(2, 0).rows(stage.batch, micro_batches=1, shares=shares) is not None

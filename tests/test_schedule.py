@@ -1,4 +1,4 @@
-"""A stage's progress and learning rate, and stages that end by the clock."""
+"""A stage's progress, learning rate and weights, and stages that end by the clock."""
 
 import dataclasses
 
@@ -104,7 +104,12 @@ def test_the_steps_of_a_run_follow_its_ramps(tmp_path):
     assert factors == pytest.approx([0.1 + 0.9 * i / len(steps) for i in range(len(steps))])
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5])
-def test_a_ramp_is_over_a_share_of_the_stage(share):
-    with pytest.raises(ValueError, match="expected a ramp over a share"):
-        dataclasses.replace(CONFIG.attack, ramps={"lpips": share})
+def test_a_ramp_over_nothing_is_none():
+    config = dataclasses.replace(CONFIG.attack, weights={"lpips": 400.0}, ramps={"lpips": 0.0})
+    assert loss_weights(config, 0.0) == {"lpips": 400.0}
+
+
+@pytest.mark.parametrize("ramps", [{"lpip": 0.5}, {"lpips": -0.1}, {"lpips": 1.5}])
+def test_ramps_are_of_losses_with_a_weight_and_over_a_share(ramps):
+    with pytest.raises(ValueError, match="expected ramps of losses that have a weight"):
+        dataclasses.replace(CONFIG.attack, ramps=ramps)

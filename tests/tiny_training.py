@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.tiny_run import SIZE, TINY
 from training.checkpoint import load_checkpoint
-from training.config import AttackConfig
+from training.config import AttackConfig, RunConfig
 from training.data import FacePack
 from training.loop import Run
 from training.noise_pool import NoisePool
@@ -102,5 +102,5 @@ def weights_of(folder) -> dict[str, torch.Tensor]:
     }
 
 
-def settings(**attack) -> object:
+def settings(**attack) -> RunConfig:
     return dataclasses.replace(CONFIG, attack_settings=dataclasses.replace(CONFIG.attack_settings, **attack))

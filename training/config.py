@@ -67,8 +67,8 @@ class StageConfig:
             run depends on the machine's speed: a second one does not give the same bits.
         lr_schedule: ``constant``, or ``cosine`` from the learning rate down over the stage; see
             ``training.schedule``.
-        ramps: by the name of a loss, the share of the stage, above 0, over which its weight grows to the
-            full one. What bounds a picture's change, and is strict from the first step, lets nothing be
+        ramps: by the name of a loss, the share of the stage over which its weight grows to the full one; 0
+            is none. What bounds a picture's change, and is strict from the first step, lets nothing be
             learned.
     """
 
@@ -86,9 +86,10 @@ class StageConfig:
         if self.lr_schedule not in ("constant", "cosine"):
             raise ValueError(f"expected lr_schedule constant or cosine, found {self.lr_schedule!r}")
         for name, share in self.ramps.items():
-            if not 0 < share <= 1:
+            if name not in self.weights or not 0 <= share <= 1:
                 raise ValueError(
-                    f"expected a ramp over a share in (0, 1] of the stage, found {name}: {share}"
+                    f"expected ramps of losses that have a weight ({', '.join(self.weights)}), over a share "
+                    f"of the stage in [0, 1], found {name}: {share}"
                 )
 
 

@@ -58,9 +58,9 @@ def _notes(plan: Plan, faces_from: str) -> list[str]:
     total = sum(stage.seconds for stage in plan.stages)
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in plan.rates.items())
     recognizers = (
-        f"The attack counts the recognisers {', '.join(plan.recognizers)}."
+        f"Stages 2 and 3 count the recognisers {', '.join(plan.recognizers)}."
         if plan.recognizers
-        else "The attack needs recognisers (--surrogates): without them only the networks and LPIPS are "
+        else "Stages 2 and 3 need recognisers (--surrogates): without them only the networks and LPIPS are "
         "counted and timed, so expect more."
     )
     return [

@@ -98,7 +98,7 @@ COMPACT = RunConfig(
     ),
     erasure=StageConfig(
         epochs=6,
-        batch=32,
+        batch=36,
         learning_rate=3e-4,
         lr_schedule="cosine",
         weights={"erasure": 1.0, "identity": 20.0},
@@ -133,10 +133,10 @@ GPU_25MIN = replace(
         COMPACT.attributes, epochs=1000, minutes=6.0, batch=256, learning_rate=1e-3, lr_schedule="cosine"
     ),
     attack=replace(
-        COMPACT.attack, epochs=1000, minutes=13.0, batch=256, learning_rate=1e-3, lr_schedule="cosine"
+        COMPACT.attack, epochs=1000, minutes=13.0, batch=252, learning_rate=1e-3, lr_schedule="cosine"
     ),
     erasure=replace(
-        COMPACT.erasure, epochs=1000, minutes=4.0, batch=512, learning_rate=1e-3, lr_schedule="cosine"
+        COMPACT.erasure, epochs=1000, minutes=4.0, batch=504, learning_rate=1e-3, lr_schedule="cosine"
     ),
 )
 

@@ -36,4 +36,4 @@ def loss_weights(config: StageConfig, progress: float) -> dict[str, float]:
 
 
 def _ramp(share: float, progress: float) -> float:
-    return RAMP_FLOOR + (1 - RAMP_FLOOR) * min(progress / share, 1.0)
+    return RAMP_FLOOR + (1 - RAMP_FLOOR) * progress / share if progress < share else 1.0

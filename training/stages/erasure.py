@@ -35,7 +35,7 @@ class ErasureStage:
         realignment: how far the alignment of the published face strays, see ``Realignment``.
 
     Raises:
-        SettingsError: the loss ``identity`` has a weight, and a batch has fewer faces than surrogates.
+        SettingsError: the loss ``identity`` has a weight, and there are no surrogates, or more than faces.
     """
 
     name = "erasure"

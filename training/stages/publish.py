@@ -77,9 +77,8 @@ class Realignment:
         if self.theta is None:
             return pictures
         together = torch.cat(pictures, dim=1).float()
-        with torch.autocast(
-            together.device.type, enabled=False
-        ):  # bfloat16 would misplace pixels by half of one
+        # bfloat16 would misplace pixels by half of one.
+        with torch.autocast(together.device.type, enabled=False):
             grid = functional.affine_grid(self.theta.to(together), list(together.shape), align_corners=False)
             moved = functional.grid_sample(together, grid, padding_mode="border", align_corners=False)
         return moved.split([picture.shape[1] for picture in pictures], dim=1)
