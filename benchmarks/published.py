@@ -34,7 +34,7 @@ def jpeg(pixels: Pixels, quality: int) -> bytes:
 
 def decode(data: bytes) -> Pixels:
     """Pixels ``(H, W, 3)`` of a file's bytes."""
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 class Publisher:
