@@ -97,7 +97,7 @@ COMPACT = RunConfig(
         ramps={"erasure": 0.5, "perturbation": 0.5, "lpips": 0.5},
     ),
     erasure=StageConfig(
-        epochs=6,
+        epochs=10,
         batch=36,
         learning_rate=3e-4,
         lr_schedule="cosine",
@@ -110,7 +110,7 @@ COMPACT = RunConfig(
         inner_lr=0.3,
         primaries_per_step=1,
         meta_every=4,
-        owner_weight=1.0,
+        owner_weight=2.0,
         owner_margin=0.1,
         share_batch=True,
         landmark_jitter=0.01,
