@@ -24,6 +24,7 @@ from runtime.errors import NoFaceError
 from training.batches import to_network
 from training.evaluation import mean_of, quality_of
 from training.evaluation.statistics import percent, write_json
+from training.evaluation.table import RATES
 from training.perceptual import Lpips
 
 from .common import as_click_errors
@@ -120,22 +121,14 @@ def table_of(result: dict[str, Any]) -> Table:
     """The rates by recogniser, in percent, as a table."""
     table = Table(title=f"{result['pictures']} pictures, saved as JPEG q{result['jpeg_quality']}")
     table.add_column("recogniser")
-    columns = {
-        "ASR clean": "asr_clean",
-        "ASR": "asr",
-        "ESR clean": "esr_clean",
-        "ESR": "esr",
-        "dodging": "dodging",
-        "owner, restored": "owner_accepted_restored",
-    }
-    for name in (*columns, "cos target", "cos owner", "cos owner restored"):
+    for name in (*RATES, "cos target", "cos owner", "cos owner restored"):
         table.add_column(name, justify="right")
 
     for name, row in result["recognizers"].items():
         cosine = {version: row["cosine_to_target"][version].value for version in ("clean", "protected")}
         table.add_row(
             f"{name} ({row['role']})",
-            *(percent(row[key]) for key in columns.values()),
+            *(percent(row[key]) for key in RATES.values()),
             f"{cosine['clean']:.3f} -> {cosine['protected']:.3f}",
             f"{row['cosine_to_owner']['protected'].value:.3f}",
             f"{row['cosine_to_owner']['restored'].value:.3f}",

@@ -11,17 +11,9 @@ from typing import Any
 import click
 
 from training.evaluation.rates import VERSIONS
+from training.evaluation.table import RATES
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
-RATES = {
-    "ASR, clean": "asr_clean",
-    "ASR, protected": "asr",
-    "ESR, clean": "esr_clean",
-    "ESR, restored": "esr",
-    "owner lost, protected": "dodging",
-    "owner accepted, restored": "owner_accepted_restored",
-}
 
 # Title and digits of each measure.
 QUALITY = {

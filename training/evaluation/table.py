@@ -6,12 +6,13 @@ from typing import Any
 
 from .statistics import Estimate, percent
 
+# Titles of what ``attack_rates`` gives.
 RATES = {
     "ASR, clean": "asr_clean",
-    "ASR": "asr",
+    "ASR, protected": "asr",
     "ESR, clean": "esr_clean",
-    "ESR": "esr",
-    "dodging": "dodging",
+    "ESR, restored": "esr",
+    "owner lost, protected": "dodging",
     "owner accepted, restored": "owner_accepted_restored",
 }
 
