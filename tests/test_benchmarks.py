@@ -18,10 +18,13 @@ from benchmarks.protocol import Faces, Laboratory, summarise
 from benchmarks.published import jpeg
 from benchmarks.target_choice import choice
 from runtime.errors import NoFaceError
+from runtime.manifest import open_bundle
+from runtime.shipped import default_bundle
 from training.evaluation import Estimate, Thresholds, mean_of, owner_rates, quality_of, share_of
 from training.evaluation.rates import VERSIONS
 from training.evaluation.statistics import write_json
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 TARGET = np.array([1.0, 0.0])
 OWNER = np.array([0.0, 1.0])
 THRESHOLDS = Thresholds({"r": {"sha256": "aa", "threshold": {"0.1": 0.2, "0.01": 0.4}}}, {})
@@ -303,3 +306,13 @@ def test_what_cannot_be_erased_is_lost_in_every_benchmark(tmp_path: Path) -> Non
         assert whole.quality["restored against clean"]["l1"] == pytest.approx(
             0 if erases else 175 / 255, abs=0.01
         )
+
+
+def test_the_shipped_card_says_what_was_measured_on_the_shipped_bundle() -> None:
+    bundle = default_bundle("public").parent
+    names = ("efficacy.json", "owners.json", "robustness.json")
+    measured = [(read(RESULTS / name), name) for name in names]
+    assert model_card.measured_block(measured) in (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for side, network in (("public", "protect"), ("authority", "restore")):
+        shipped = open_bundle(bundle / side).manifest.models[network].sha256
+        assert all(result["bundle"]["sha256"][network] == shipped for result, _ in measured)

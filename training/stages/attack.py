@@ -191,8 +191,8 @@ class AttackStage:
         seen = shared_faces(n, k) if self.attack.share_batch else [slice(0, n)] * k
         return [
             SurrogateLoss(
-                surrogate,
-                target,
+                surrogate=surrogate,
+                target=target,
                 faces=faces,
                 grid=grid_of(surrogate, found[faces]),
                 owner=owner_of(surrogate, faces),

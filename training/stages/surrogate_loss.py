@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -17,6 +18,7 @@ def shared_faces(n: int, k: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
+@dataclass(kw_only=True)
 class SurrogateLoss:
     """``L_FR_i`` of Eq. 9 with the owner term, for its faces of one batch.
 
@@ -33,25 +35,14 @@ class SurrogateLoss:
             step.
     """
 
-    def __init__(
-        self,
-        surrogate: Recognizer,
-        target: Tensor,
-        *,
-        faces: slice,
-        grid: Tensor,
-        owner: Tensor,
-        owner_weight: float,
-        owner_margin: float,
-    ) -> None:
-        self.surrogate = surrogate
-        self.target = target
-        self.faces = faces
-        self.grid = grid
-        self.owner = owner
-        self.owner_weight = owner_weight
-        self.owner_margin = owner_margin
-        self.similarities: dict[str, Tensor] = {}
+    surrogate: Recognizer
+    target: Tensor
+    faces: slice
+    grid: Tensor
+    owner: Tensor
+    owner_weight: float
+    owner_margin: float
+    similarities: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __call__(self, observed: Tensor) -> Tensor:
         """The loss of ``(N, 3, S, S)`` pictures in [-1, 1], as strangers see them."""
