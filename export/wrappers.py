@@ -1,7 +1,8 @@
 """Export-only modules: a trained network with the way in from a picture and the way out to one inside.
 
 Faces enter and leave as uint8 ``(N, S, S, 3)``, channels last, RGB, 0 to 255: a caller cannot normalise
-twice, and a quarter of the bytes travel. Nothing here has weights of its own.
+twice, and a quarter of the bytes travel. The conversion is the first and the last operation, for TensorRT
+takes uint8 no further than that. Nothing here has weights of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from training.networks import Discriminator, Generator, Restorer
 
 def to_network(faces: Tensor) -> Tensor:
     """uint8 ``(N, S, S, 3)`` in [0, 255] to float32 ``(N, 3, S, S)`` in [-1, 1]."""
-    return faces.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+    return faces.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1.0
 
 
 def to_picture(face: Tensor) -> Tensor:
     """float ``(N, 3, S, S)`` to uint8 ``(N, S, S, 3)``: rounded half to even, clamped to [0, 255]."""
     levels = ((face + 1.0) * 127.5).round().clamp(0.0, 255.0)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1)
+    return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 class ProtectExport(nn.Module):
