@@ -27,7 +27,7 @@ def main(picture: Path, recognizer: Path | None, out: Path) -> None:
     pixels = read_picture(picture).pixels
     with tempfile.TemporaryDirectory() as folder:
         files = export_detector(Path(folder))
-        networks = [create_backend("ort", files[name].read_bytes()) for name in ("pnet", "rnet", "onet")]
+        networks = [create_backend("ort-cpu", files[name].read_bytes()) for name in ("pnet", "rnet", "onet")]
         with FaceDetector(*networks) as detector:
             face = main_face(detector.detect(pixels), (pixels.shape[1] / 2, pixels.shape[0] / 2))
     if face is None:

@@ -77,7 +77,7 @@ class FaceDetector(Closing):
         """
         with ExitStack() as opened:
             nets = [
-                opened.enter_context(create_backend("ort", bundle.read(name), threads=threads))
+                opened.enter_context(create_backend("ort-cpu", bundle.read(name), threads=threads))
                 for name in ("pnet", "rnet", "onet")
             ]
             opened.pop_all()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import geometry
-from .backends import Backend, BackendFactory, create_backend
+from .backends import DEFAULT_BACKEND, Backend, BackendFactory, create_backend
 from .closing import Closing
 from .detection import FaceDetector
 from .errors import BackendError, BundleError, NoFaceError
@@ -33,7 +33,6 @@ class _FacePipeline(Closing):
         models: Mapping[str, bytes],
         *,
         backend: str | BackendFactory,
-        provider: str,
         threads: int | None,
         detector: FaceDetector | None,
     ) -> None:
@@ -47,12 +46,17 @@ class _FacePipeline(Closing):
             )
             for name, model in models.items():
                 network = (
-                    create_backend(backend, model, provider=provider, threads=threads)
+                    create_backend(backend, model, threads=threads)
                     if isinstance(backend, str)
                     else backend(name, model)
                 )
                 self._networks[name] = opened.enter_context(network)
             self._open = opened.pop_all()
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks, such as ``ort-cpu``."""
+        return ", ".join(sorted({network.name for network in self._networks.values()}))
 
     def _find(self, pixels: ImageU8) -> tuple[Face, ...]:
         faces = self._detector.detect(pixels)
@@ -110,9 +114,9 @@ class Protector(_FacePipeline):
 
     Args:
         bundle: a public bundle, see ``open_bundle``; an authority's does not hold these networks.
-        backend: name of a backend, or a function that makes one of a network's name and bytes.
-        provider: where ``ort`` runs the networks: ``cpu``, ``cuda`` or ``tensorrt``. The detector, three
-            small networks over images of changing size, stays on the CPU.
+        backend: name of a backend, see ``runtime.backends``, or a function that makes one of a network's
+            name and bytes. The detector, three small networks over images of changing size, stays on the
+            CPU.
         threads: CPU threads inside one operation, ``None`` for the backend's choice.
         detector: used, and closed, instead of the bundle's.
 
@@ -125,8 +129,7 @@ class Protector(_FacePipeline):
         self,
         bundle: Bundle,
         *,
-        backend: str | BackendFactory = "ort",
-        provider: str = "cpu",
+        backend: str | BackendFactory = DEFAULT_BACKEND,
         threads: int | None = None,
         detector: FaceDetector | None = None,
     ) -> None:
@@ -134,7 +137,6 @@ class Protector(_FacePipeline):
             bundle,
             {name: bundle.read(name) for name in ("protect", "attributes")},
             backend=backend,
-            provider=provider,
             threads=threads,
             detector=detector,
         )
@@ -230,7 +232,7 @@ class Eraser(_FacePipeline):
     Args:
         bundle: the authority's bundle.
         restore_model: the restorer's ONNX bytes, see ``runtime.authority.unseal_model``.
-        backend, provider, threads, detector: as of ``Protector``.
+        backend, threads, detector: as of ``Protector``.
 
     Raises:
         BundleError: the bundle is not an authority's, a network is missing or was changed, or the bundle's
@@ -243,8 +245,7 @@ class Eraser(_FacePipeline):
         bundle: Bundle,
         restore_model: bytes,
         *,
-        backend: str | BackendFactory = "ort",
-        provider: str = "cpu",
+        backend: str | BackendFactory = DEFAULT_BACKEND,
         threads: int | None = None,
         detector: FaceDetector | None = None,
     ) -> None:
@@ -254,7 +255,6 @@ class Eraser(_FacePipeline):
             bundle,
             {"restore": restore_model},
             backend=backend,
-            provider=provider,
             threads=threads,
             detector=detector,
         )

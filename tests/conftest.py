@@ -65,7 +65,7 @@ def detector_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]
 @pytest.fixture(scope="session")
 def detector(detector_files: dict[str, bytes]) -> Iterator[FaceDetector]:
     """The real detector, on one thread."""
-    nets = [create_backend("ort", detector_files[name], threads=1) for name in ("pnet", "rnet", "onet")]
+    nets = [create_backend("ort-cpu", detector_files[name], threads=1) for name in ("pnet", "rnet", "onet")]
     with FaceDetector(*nets) as opened:
         yield opened
 

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from runtime.backends import Backend, create_backend
 from runtime.backends.fake import FakeBackend
+from runtime.backends.ort import OrtBackend
 from runtime.errors import BackendError
 
 from .conftest import onnx_bytes
@@ -33,7 +34,7 @@ def add_and_subtract() -> bytes:
 @pytest.mark.parametrize("count", [1, 5])
 def test_ort_runs_named_tensors(add_and_subtract: bytes, count: int) -> None:
     a, b = np.full((count, 2), 5, np.float32), np.full((count, 2), 3, np.float32)
-    with create_backend("ort", add_and_subtract, provider="cpu", threads=1) as backend:
+    with create_backend("ort-cpu", add_and_subtract, threads=1) as backend:
         assert isinstance(backend, Backend)
         assert backend.name == "ort-cpu"
         outputs = backend.run({"b": b, "a": a})
@@ -44,7 +45,7 @@ def test_ort_runs_named_tensors(add_and_subtract: bytes, count: int) -> None:
 
 def test_ort_names_wrong_inputs(add_and_subtract: bytes) -> None:
     one = np.ones((1, 2), np.float32)
-    with create_backend("ort", add_and_subtract) as backend:
+    with create_backend("ort-cpu", add_and_subtract) as backend:
         with pytest.raises(BackendError, match=r"inputs are a, b; found a, c"):
             backend.run({"a": one, "c": one})
         with pytest.raises(BackendError, match=r"inputs are a, b; found none"):
@@ -55,7 +56,7 @@ def test_ort_names_wrong_inputs(add_and_subtract: bytes) -> None:
 
 def test_ort_is_closed_after_its_context(add_and_subtract: bytes) -> None:
     one = np.ones((1, 2), np.float32)
-    with create_backend("ort", add_and_subtract) as backend:
+    with create_backend("ort-cpu", add_and_subtract) as backend:
         pass
     backend.close()
     with pytest.raises(BackendError, match="closed"):
@@ -64,7 +65,7 @@ def test_ort_is_closed_after_its_context(add_and_subtract: bytes) -> None:
 
 def test_ort_refuses_a_broken_model() -> None:
     with pytest.raises(BackendError, match="cannot load the network"):
-        create_backend("ort", b"no model")
+        create_backend("ort-cpu", b"no model")
 
 
 def test_an_absent_provider_is_an_error_and_not_the_cpu(
@@ -73,7 +74,7 @@ def test_an_absent_provider_is_an_error_and_not_the_cpu(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     for provider, name in (("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")):
         with pytest.raises(BackendError, match=f"has no {name} ") as caught:
-            create_backend("ort", add_and_subtract, provider=provider)
+            create_backend(f"ort-{provider}", add_and_subtract)
         assert str(caught.value).endswith(
             "run in the checkout: pip install '.[gpu]'; "
             "pip uninstall --yes onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu"
@@ -97,14 +98,14 @@ def test_a_provider_that_falls_back_is_an_error(
     )
     monkeypatch.setattr(onnxruntime, "InferenceSession", CpuSession)
     with pytest.raises(BackendError, match="asked for CUDAExecutionProvider, ONNX Runtime gave CPU"):
-        create_backend("ort", add_and_subtract, provider="cuda")
+        create_backend("ort-cuda", add_and_subtract)
 
 
 def test_unknown_names_are_listed(add_and_subtract: bytes) -> None:
-    with pytest.raises(BackendError, match="unknown backend 'nothing'; known: ort"):
+    with pytest.raises(BackendError, match="unknown backend 'nothing'; known: auto, ort-cpu"):
         create_backend("nothing", add_and_subtract)
     with pytest.raises(BackendError, match="unknown provider 'tpu'; known: cpu, cuda, tensorrt"):
-        create_backend("ort", add_and_subtract, provider="tpu")
+        OrtBackend(add_and_subtract, provider="tpu")
 
 
 def test_fake_answers_and_remembers() -> None:

@@ -40,7 +40,7 @@ def test_networks_agree_with_torch_on_any_size_and_batch(detector_files: dict[st
         with torch.no_grad():
             scaled = (torch.from_numpy(pixels).permute(0, 3, 1, 2) - 127.5) / 128
             boxes, *_, scores = getattr(mtcnn, name)(scaled)
-        outputs = create_backend("ort", detector_files[name], threads=1).run({"pixels": pixels})
+        outputs = create_backend("ort-cpu", detector_files[name], threads=1).run({"pixels": pixels})
         np.testing.assert_allclose(outputs["probabilities"], scores[:, 1].numpy(), atol=1e-5)
         np.testing.assert_allclose(outputs["boxes"], np.moveaxis(boxes.numpy(), 1, -1), atol=1e-5)
 
@@ -70,7 +70,7 @@ def test_a_picture_shrunk_for_a_large_smallest_face_keeps_its_coordinates(
     detector_files: dict[str, bytes], astronaut: np.ndarray
 ) -> None:
     """With the smallest face at 200 px the picture is read at a quarter of its size."""
-    nets = [create_backend("ort", detector_files[name], threads=1) for name in ("pnet", "rnet", "onet")]
+    nets = [create_backend("ort-cpu", detector_files[name], threads=1) for name in ("pnet", "rnet", "onet")]
     picture = cv2.resize(astronaut, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
     with FaceDetector(*nets, min_face_px=200) as shrinking, FaceDetector(*nets, min_face_px=80) as full:
         (one,), (two,) = shrinking.detect(picture), full.detect(picture)

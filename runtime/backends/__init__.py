@@ -3,29 +3,61 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 from ..errors import BackendError
 from .base import Backend, BackendFactory, Tensors
 
-__all__ = ["BACKENDS", "Backend", "BackendFactory", "Tensors", "create_backend"]
+__all__ = ["AUTO", "BACKENDS", "DEFAULT_BACKEND", "Backend", "BackendFactory", "Tensors", "create_backend"]
 
-# Name -> (module, class). Each class takes the network's bytes and its own keyword options.
-BACKENDS = {"ort": ("ort", "OrtBackend")}
+# Name -> module, class, and its options. Each class takes the network's bytes.
+BACKENDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ort-cpu": ("ort", "OrtBackend", {"provider": "cpu"}),
+    "ort-cuda": ("ort", "OrtBackend", {"provider": "cuda"}),
+    "ort-tensorrt": ("ort", "OrtBackend", {"provider": "tensorrt"}),
+    "openvino-fp32": ("openvino", "OpenVinoBackend", {"precision": "fp32"}),
+    "openvino-bf16": ("openvino", "OpenVinoBackend", {"precision": "bf16"}),
+}
+DEFAULT_BACKEND = "ort-cpu"
+
+# ``auto`` takes the first of these that works; docs/export.md has the times behind the order. Not
+# ``ort-tensorrt``, which builds engines for minutes before the first face, nor ``openvino-fp32``, which is
+# slower than ``ort-cpu``.
+AUTO = "auto"
+AUTO_ORDER = ("ort-cuda", "openvino-bf16", "ort-cpu")
+
+logger = logging.getLogger(__name__)
 
 
-def create_backend(name: str, model: bytes, **options: Any) -> Backend:
+def create_backend(name: str, model: bytes, *, threads: int | None = None) -> Backend:
     """Loads a network.
 
     Args:
-        name: a key of ``BACKENDS``.
+        name: a key of ``BACKENDS``, or ``auto`` for the fastest that works here; its ``name`` says which.
         model: the bytes of the network's file.
-        options: the backend's own, such as ``provider`` and ``threads`` of ``ort``.
+        threads: CPU threads inside one operation, ``None`` for the backend's own choice.
 
     Raises:
         BackendError: the name is unknown, or the backend cannot be had or cannot load the network.
     """
+    if name == AUTO:
+        return _first_that_works(model, threads)
     if name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}; known: {', '.join(sorted(BACKENDS))}")
-    module, attribute = BACKENDS[name]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)(model, **options)
+        raise BackendError(f"unknown backend {name!r}; known: {', '.join([AUTO, *BACKENDS])}")
+    module, attribute, options = BACKENDS[name]
+    backend = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    return backend(model, threads=threads, **options)
+
+
+def _first_that_works(model: bytes, threads: int | None) -> Backend:
+    *preferred, last = AUTO_ORDER
+    for name in preferred:
+        try:
+            backend = create_backend(name, model, threads=threads)
+        except BackendError as error:
+            logger.info("not %s: %s", name, error)
+        else:
+            logger.info("chose %s", name)
+            return backend
+    return create_backend(last, model, threads=threads)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
-from numpy.typing import NDArray
+from ..errors import BackendError
 
-Tensors = Mapping[str, NDArray]
+if TYPE_CHECKING:  # the command line lists the backends before it needs NumPy
+    from numpy.typing import NDArray
+
+Tensors: TypeAlias = "Mapping[str, NDArray]"
 
 
 @runtime_checkable
@@ -50,3 +53,16 @@ class Backend(Protocol):
 
 # Makes a backend of a network: its name in the manifest, its bytes.
 BackendFactory = Callable[[str, bytes], Backend]
+
+
+def check_names(inputs: Tensors, expected: Collection[str]) -> None:
+    """Checks that exactly the network's inputs are there.
+
+    Raises:
+        BackendError: one is missing or unknown.
+    """
+    if inputs.keys() != set(expected):
+        raise BackendError(
+            f"the network's inputs are {', '.join(sorted(expected))}; "
+            f"found {', '.join(sorted(inputs)) or 'none'}"
+        )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..closing import Closing
 from ..errors import BackendError
-from .base import Tensors
+from .base import Tensors, check_names
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -67,7 +67,7 @@ class OrtBackend(Closing):
         if (found := session.get_providers()[0]) != asked[0]:
             raise BackendError(
                 f"asked for {asked[0]}, ONNX Runtime gave {found}: its libraries could not be loaded; "
-                "check the CUDA and cuDNN installation, or use the provider cpu"
+                "check the CUDA and cuDNN installation, or use ort-cpu"
             )
         self.name = f"ort-{provider}"
         self._session: Any = session
@@ -79,11 +79,7 @@ class OrtBackend(Closing):
         """See ``Backend.run``."""
         if self._session is None:
             raise BackendError("the network is closed; open it again")
-        if inputs.keys() != self._inputs:
-            raise BackendError(
-                f"the network's inputs are {', '.join(sorted(self._inputs))}; "
-                f"found {', '.join(sorted(inputs)) or 'none'}"
-            )
+        check_names(inputs, self._inputs)
         try:
             outputs = self._session.run(None, dict(inputs))
         except Exception as error:  # as above

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ..backends import AUTO, BACKENDS, DEFAULT_BACKEND
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Attempted when found in a folder: what cannot be read or written fails by name instead of being passed over.
@@ -52,11 +54,11 @@ def picture_options(command: Command) -> Command:
             help="Smallest face looked for.  [default: 20, or 1/60 of the picture's shorter side]",
         ),
         click.option(
-            "--provider",
-            type=click.Choice(["cpu", "cuda", "tensorrt"]),
-            default="cpu",
+            "--backend",
+            type=click.Choice([AUTO, *BACKENDS]),
+            default=DEFAULT_BACKEND,
             show_default=True,
-            help="Where ONNX Runtime runs the networks.",
+            help="What runs the networks; auto takes the fastest that works here.",
         ),
         click.option(
             "-o",
@@ -70,6 +72,12 @@ def picture_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def say_backend(asked: str, chosen: str) -> None:
+    """Says on stderr what ``auto`` chose."""
+    if asked == AUTO:
+        click.echo(f"Networks run on {chosen}.", err=True)
 
 
 def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ._batch import WriteOptions, run_batch
-from ._files import picture_options, plan_jobs
+from ._files import picture_options, plan_jobs, say_backend
 from ._secrets import secret_from, secret_options
 
 
@@ -27,7 +27,7 @@ def command(
     bundle: Path | None,
     key_file: Path | None,
     ask: bool,
-    provider: str,
+    backend: str,
     min_face: int | None,
     threads: int | None,
     overwrite: bool,
@@ -58,12 +58,17 @@ def command(
             err=True,
         )
     detector = FaceDetector.from_bundle(opened, threads=threads, min_face_px=min_face)
-    with Eraser(opened, restore_model, provider=provider, threads=threads, detector=detector) as eraser:
+    with Eraser(opened, restore_model, backend=backend, threads=threads, detector=detector) as eraser:
+        say_backend(backend, eraser.backend)
         run_batch(
             jobs,
             eraser.erase,
             WriteOptions(exif=exif, overwrite=overwrite, replace_input=replace_input),
             verb="restored",
             as_json=as_json,
-            extra={"bundle": opened.manifest.name, "demo": opened.manifest.demo},
+            extra={
+                "bundle": opened.manifest.name,
+                "demo": opened.manifest.demo,
+                "backend": eraser.backend,
+            },
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ._batch import WriteOptions, run_batch
-from ._files import picture_options, plan_jobs
+from ._files import picture_options, plan_jobs, say_backend
 
 
 def _parse_edits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
@@ -50,7 +50,7 @@ def command(
     strength: float | None,
     injection: float | None,
     bundle: Path | None,
-    provider: str,
+    backend: str,
     min_face: int | None,
     threads: int | None,
     overwrite: bool,
@@ -78,7 +78,8 @@ def command(
             err=True,
         )
     detector = FaceDetector.from_bundle(opened, threads=threads, min_face_px=min_face)
-    with Protector(opened, provider=provider, threads=threads, detector=detector) as protector:
+    with Protector(opened, backend=backend, threads=threads, detector=detector) as protector:
+        say_backend(backend, protector.backend)
         # Before the first picture: a wrong name is one error, not one for each.
         knobs = protector.check_knobs(attributes=edits, strength=strength, injection=injection)
         run_batch(
@@ -90,6 +91,7 @@ def command(
             extra={
                 "bundle": opened.manifest.name,
                 "demo": opened.manifest.demo,
+                "backend": protector.backend,
                 "strength": knobs.strength,
                 "injection": knobs.injection,
             },

@@ -1,0 +1,157 @@
+"""Every backend gives what ONNX Runtime gives on the CPU, with the shipped networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from export.faces import synthetic_faces
+from runtime.authority import Secret, read_key_file, unseal_model
+from runtime.backends import AUTO, Backend, create_backend
+from runtime.backends.openvino import OpenVinoBackend
+from runtime.backends.openvino_graph import replace_transposed
+from runtime.errors import BackendError
+from runtime.manifest import open_bundle
+from runtime.shipped import default_bundle
+from runtime.subpixel import SubpixelForm
+
+from .conftest import onnx_bytes
+
+BATCHES = (1, 3, 8, 13)
+# Levels of a picture and probabilities: at most, and on average. bf16 has 8 bits, a level is one of 256.
+BOUNDS = {"openvino-fp32": (1, 0.01), "openvino-bf16": (3, 0.25)}
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, bytes]:
+    public, authority = (open_bundle(default_bundle(role)) for role in ("public", "authority"))
+    key = Secret.from_key(read_key_file(authority.folder / "demo.key"))
+    return {
+        "protect": public.read("protect"),
+        "attributes": public.read("attributes"),
+        "restore": unseal_model(authority, key),
+    }
+
+
+@pytest.fixture(params=BOUNDS)
+def other(request: pytest.FixtureRequest) -> str:
+    openvino = pytest.importorskip("openvino")
+    if request.param.endswith("bf16"):
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if "BF16" not in able:
+            pytest.skip("this CPU does not compute in bf16")
+    return request.param
+
+
+def inputs_of(network: str, count: int) -> dict[str, NDArray]:
+    rng = np.random.default_rng(count)
+    inputs: dict[str, NDArray] = {"faces": synthetic_faces(count, 128)}
+    if network == "protect":
+        inputs["attributes"] = rng.integers(0, 2, (count, 13)).astype(np.float32)
+        inputs["strength"] = rng.random((count, 1), np.float32)
+        inputs["injection"] = rng.random((count, 1), np.float32)
+    return inputs
+
+
+@pytest.mark.parametrize("network", ["protect", "attributes", "restore"])
+def test_backends_agree(other: str, network: str, networks: dict[str, bytes]) -> None:
+    with (
+        create_backend("ort-cpu", networks[network], threads=2) as reference,
+        create_backend(other, networks[network], threads=2) as candidate,
+    ):
+        assert candidate.name == other
+        largest, mean = BOUNDS[other]
+        for count in BATCHES:
+            inputs = inputs_of(network, count)
+            expected, found = reference.run(inputs), candidate.run(inputs)
+            assert expected.keys() == found.keys()
+            for name, values in expected.items():
+                assert found[name].dtype == values.dtype
+                assert found[name].shape == values.shape
+                difference = np.abs(found[name].astype(np.float64) - values)
+                unit = 1 if values.dtype == np.uint8 else 1 / 100
+                assert difference.max() <= largest * unit
+                assert difference.mean() <= mean * unit
+
+
+@pytest.fixture
+def doubling(other: str) -> Iterator[Backend]:
+    vector = (TensorProto.FLOAT, ["n", 2])
+    model = onnx_bytes(
+        [helper.make_node("Add", ["a", "b"], ["sum"])], {"a": vector, "b": vector}, {"sum": vector}, {}
+    )
+    with create_backend(other, model, threads=1) as backend:
+        yield backend
+
+
+def test_the_contract_holds(doubling: Backend) -> None:
+    assert isinstance(doubling, Backend)
+    one = np.ones((3, 2), np.float32)
+    first = doubling.run({"b": one, "a": one})["sum"]
+    assert (doubling.run({"a": 2 * one, "b": one})["sum"] == 3).all()
+    assert (first == 2).all(), "an answer must not change with the next call"
+    with pytest.raises(BackendError, match=r"inputs are a, b; found a, c"):
+        doubling.run({"a": one, "c": one})
+    with pytest.raises(BackendError, match=r"as many rows of every input, at least one, found \[1, 3\]"):
+        doubling.run({"a": one, "b": one[:1]})
+    with pytest.raises(BackendError, match=r"at least one, found \[0\]"):
+        doubling.run({"a": one[:0], "b": one[:0]})
+    with pytest.raises(BackendError, match="the network failed on openvino"):
+        doubling.run({"a": np.ones((1, 3), np.float32), "b": np.ones((1, 2), np.float32)})
+    doubling.close()
+    doubling.close()
+    with pytest.raises(BackendError, match="closed"):
+        doubling.run({"a": one, "b": one})
+
+
+@pytest.mark.parametrize("form", ["2x2", "3x3"])
+@pytest.mark.parametrize("activation", ["Relu", "Tanh", "Sigmoid"])
+def test_transposed_convolutions_are_replaced_exactly(form: SubpixelForm, activation: str) -> None:
+    openvino = pytest.importorskip("openvino")
+    rng = np.random.default_rng(0)
+
+    def up(kernel: int) -> bytes:
+        weights = {
+            "w": rng.standard_normal((5, 3, kernel, kernel)).astype(np.float32),
+            "b": rng.standard_normal(3).astype(np.float32),
+        }
+        pads = [(kernel - 2) // 2] * 4
+        nodes = [
+            helper.make_node("ConvTranspose", ["x", "w", "b"], ["up"], strides=[2, 2], pads=pads),
+            helper.make_node(activation, ["up"], ["y"]),
+        ]
+        shapes = {"x": (TensorProto.FLOAT, ["n", 5, 6, 7])}, {"y": (TensorProto.FLOAT, ["n", 3, 12, 14])}
+        return onnx_bytes(nodes, *shapes, weights)
+
+    model = up(4)
+    inputs = {"x": rng.standard_normal((3, 5, 6, 7)).astype(np.float32)}
+    with (
+        OpenVinoBackend(model, upsampling=None) as plain,
+        OpenVinoBackend(model, upsampling=form) as rewritten,
+    ):
+        np.testing.assert_allclose(rewritten.run(inputs)["y"], plain.run(inputs)["y"], atol=1e-5)
+    core = openvino.Core()
+    assert replace_transposed(core.read_model(model), form) == 1
+    assert replace_transposed(core.read_model(up(2)), form) == 0, "a 2x2 kernel is no case for it"
+
+
+def test_openvino_refuses_a_broken_model(other: str) -> None:
+    with pytest.raises(BackendError, match="OpenVINO cannot load the network"):
+        create_backend(other, b"no model")
+
+
+def test_auto_takes_what_works_and_says_which(
+    networks: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of("attributes", 1)
+    with create_backend(AUTO, networks["attributes"], threads=1) as backend:
+        assert backend.name in ("ort-cuda", "openvino-bf16", "ort-cpu")
+        assert backend.run(inputs)["probabilities"].shape == (1, 13)
+    monkeypatch.setattr("runtime.backends.AUTO_ORDER", ("ort-tensorrt", "ort-cpu"))
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with create_backend(AUTO, networks["attributes"], threads=1) as backend:
+        assert backend.name == "ort-cpu"
