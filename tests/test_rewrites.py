@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from export.errors import ExportError
-from export.rewrites import fold_batch_norms
-from training.networks import Generator, Restorer
+from export.rewrites import (
+    BatchedBranches,
+    JoinedEncoders,
+    SubpixelForm,
+    SubpixelUp,
+    fold_batch_norms,
+    to_subpixel,
+)
+from training.networks import Encoder, Generator, Restorer
 
 # Rounding of float64 through some ten layers; a wrong sign or axis is off by a tenth or more.
 TOLERANCE = 1e-12
@@ -83,3 +90,69 @@ def test_a_grouped_transposed_convolution_is_refused() -> None:
     layers = nn.Sequential(nn.ConvTranspose2d(4, 4, 4, groups=2), nn.BatchNorm2d(4))
     with pytest.raises(ExportError, match="one group only"):
         fold_batch_norms(nn.Sequential(layers).eval())
+
+
+@pytest.mark.parametrize("form", ["2x2", "3x3"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_transposed_convolution_is_a_subpixel_convolution(form: SubpixelForm, bias: bool) -> None:
+    transposed = nn.ConvTranspose2d(5, 3, 4, stride=2, padding=1, bias=bias).double()
+    x = torch.randn(2, 5, 7, 4).double()
+    with torch.no_grad():
+        assert (transposed(x) - SubpixelUp(transposed, form)(x)).abs().max() < TOLERANCE
+
+
+def test_the_2x2_form_multiplies_nothing_in_vain() -> None:
+    transposed = nn.ConvTranspose2d(5, 3, 4, stride=2, padding=1)
+    assert SubpixelUp(transposed, "2x2").conv.weight.numel() == transposed.weight.numel()
+    three = SubpixelUp(transposed, "3x3").conv.weight
+    assert (three == 0).sum() == three.numel() * 5 // 9
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3}, {"kernel_size": 4, "stride": 1}, {"kernel_size": 4, "groups": 2}]
+)
+def test_another_transposed_convolution_is_no_subpixel_convolution(options: dict[str, int]) -> None:
+    layer = nn.ConvTranspose2d(4, 4, **{"stride": 2, "padding": 1, **options})
+    with pytest.raises(ExportError, match="expected a transposed convolution 4x4, stride 2, padding 1"):
+        to_subpixel(nn.Sequential(layer), "2x2")
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("form", [None, "2x2", "3x3"])
+def test_all_rewrites_of_the_generator_together_are_exact(
+    context: bool, joined: bool, form: SubpixelForm | None
+) -> None:
+    torch.manual_seed(1)
+    network = Generator(
+        width=4, depth=3, n_attributes=5, shortcut_layers=2, inject_layers=1, perturbation_context=context
+    )
+    for parameter in network.perturbation_encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)  # unlike the encoder's
+    network = lived_in(network)
+    folded = fold_batch_norms(network)
+    rewritten = to_subpixel(folded, form) if form else folded
+    encoders = JoinedEncoders(folded.encoder, folded.perturbation_encoder) if joined else None
+    face, attributes = torch.rand(3, 3, 32, 32).double() * 2 - 1, torch.rand(3, 5).double()
+    knobs = torch.tensor([0.1, 0.4, 1.0]).double().reshape(3, 1, 1, 1)
+    with torch.no_grad():
+        expected = network(face, attributes, strength=knobs, injection=knobs.flip(0))
+        found = BatchedBranches(rewritten, encoders)(
+            face, attributes, strength=knobs, injection=knobs.flip(0)
+        )
+        clean = network.edit(face, attributes)
+    assert (expected - clean).abs().max() > 0.01
+    assert (expected - found).abs().max() < TOLERANCE
+
+
+def test_encoders_with_batch_norms_do_not_join() -> None:
+    network = Generator(width=4, depth=3, n_attributes=5).eval()
+    with pytest.raises(ExportError, match="layer with a folded batch norm"):
+        JoinedEncoders(network.encoder, network.perturbation_encoder)
+
+
+@pytest.mark.parametrize("other", [{"width": 8, "depth": 3}, {"width": 4, "depth": 4}])
+def test_encoders_of_two_sizes_do_not_join(other: dict[str, int]) -> None:
+    first, second = (fold_batch_norms(Encoder(**sizes).eval()) for sizes in ({"width": 4, "depth": 3}, other))
+    with pytest.raises(ExportError, match="expected two encoders of one"):
+        JoinedEncoders(first, second)

@@ -62,6 +62,10 @@ class Encoder(nn.Module):
         for layer in self.layers:
             h = layer(h)
             features.append(h)
+        return self.refined(features)
+
+    def refined(self, features: list[Tensor]) -> list[Tensor]:
+        """What follows the layers: nothing here."""
         return features
 
 
@@ -99,9 +103,9 @@ class ContextEncoder(Encoder):
             for parameter in refinement.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, face: Tensor) -> list[Tensor]:
-        """Features of every layer, shallow first, shaped as ``Encoder``'s."""
-        features = super().forward(face)
+    def refined(self, features: list[Tensor]) -> list[Tensor]:
+        """The layers' features with context, shaped as they are."""
+        features = list(features)
         context = features[-1]
         for above, (lateral, refine) in enumerate(zip(self.laterals, self.refinements, strict=True), 2):
             own = features[-above]
@@ -175,7 +179,7 @@ class Decoder(nn.Module):
             ``depth`` tensors, the last ``(N, 3, S, S)`` in [-1, 1].
         """
         outputs: list[Tensor] = []
-        h = self._with_attributes(features[-1], attributes)
+        h = self.with_attributes(features[-1], attributes)
         for level, layer in enumerate(self.layers):
             h = layer(h)
             if clean is not None:
@@ -184,10 +188,11 @@ class Decoder(nn.Module):
             if level < self.shortcut_layers:
                 h = torch.cat([h, features[-2 - level]], dim=1)
             if level < self.inject_layers:
-                h = self._with_attributes(h, attributes)
+                h = self.with_attributes(h, attributes)
         return outputs
 
-    def _with_attributes(self, h: Tensor, attributes: Tensor | None) -> Tensor:
+    def with_attributes(self, h: Tensor, attributes: Tensor | None) -> Tensor:
+        """``h`` with a plane for each attribute behind its channels; as it is in a decoder without any."""
         if self.n_attributes == 0:
             return h
         assert attributes is not None

@@ -1,4 +1,4 @@
-"""Rewrites of a trained network that change its cost and not its function; each is proved in float64."""
+"""Batch norms folded into the convolutions they follow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .errors import ExportError
+from ..errors import ExportError
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:

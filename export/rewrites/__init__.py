@@ -1,0 +1,14 @@
+"""Rewrites of a trained network that change its cost and not its function; each is proved in float64."""
+
+from .branches import BatchedBranches, JoinedEncoders
+from .fold import fold_batch_norms
+from .subpixel import SubpixelForm, SubpixelUp, to_subpixel
+
+__all__ = [
+    "BatchedBranches",
+    "JoinedEncoders",
+    "SubpixelForm",
+    "SubpixelUp",
+    "fold_batch_norms",
+    "to_subpixel",
+]
