@@ -11,6 +11,7 @@ import click
 from runtime.errors import ErasableMaskError, MissingExtraError
 
 if TYPE_CHECKING:
+    from .precision import Precision
     from .recipe import BuildReport
 
 EXAMPLE = """\b
@@ -25,7 +26,12 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.command(epilog=EXAMPLE)
 @click.option("--run", required=True, type=_EXISTING, help="A training run's folder.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets public/ and authority/.")
-@click.option("--fp16", is_flag=True, help="Store the weights in float16; computing stays in float32.")
+@click.option("--fp16", is_flag=True, help="Store the weights in float16: short for --precision fp16.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "fp16-mixed", "bf16-mixed", "int8"]),
+    help="Of the networks, see docs/export.md.  [default: fp32]",
+)
 @click.option("--key", type=_EXISTING, help="Seal the restorer with this key file.")
 @click.option(
     "--new-key",
@@ -42,6 +48,7 @@ def main(
     run: Path,
     out: Path,
     fp16: bool,
+    precision: Precision | None,
     key: Path | None,
     new_key: Path | None,
     demo: bool,
@@ -56,6 +63,8 @@ def main(
     The restorer is sealed with one of --key, --new-key and --demo; without any, with a new key beside
     --out. If a comparison fails, nothing is written.
     """
+    if fp16 and precision not in (None, "fp16"):
+        raise click.UsageError(f"expected one precision, found --fp16 and --precision {precision}")
     try:
         from training.checkpoint import CheckpointError
 
@@ -67,7 +76,7 @@ def main(
         request = BuildRequest(
             run=run,
             out=out,
-            precision="fp16" if fp16 else "fp32",
+            precision="fp16" if fp16 else precision or "fp32",
             key=key,
             new_key=new_key,
             demo=demo,

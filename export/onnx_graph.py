@@ -19,7 +19,12 @@ BATCH = "batch"
 
 
 def to_onnx(
-    module: nn.Module, examples: Mapping[str, Tensor], outputs: Sequence[str], *, metadata: Mapping[str, str]
+    module: nn.Module,
+    examples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    *,
+    metadata: Mapping[str, str],
+    opset: int = OPSET,
 ) -> ModelProto:
     """Traces a module with ``torch.export`` and translates it, in memory.
 
@@ -29,9 +34,10 @@ def to_onnx(
             rows, for a batch of one would be taken for a constant.
         outputs: names of the outputs.
         metadata: written into the model's properties.
+        opset: version of ONNX's operators.
 
     Returns:
-        A graph of opset ``OPSET``, constants folded, shapes inferred, the first axis of every input and
+        A graph of that opset, constants folded, shapes inferred, the first axis of every input and
         output free, without the exporter's stack traces.
 
     Raises:
@@ -47,7 +53,7 @@ def to_onnx(
                 input_names=list(examples),
                 output_names=list(outputs),
                 dynamic_shapes=tuple({0: batch} for _ in examples),
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=True,
                 external_data=False,
                 optimize=True,

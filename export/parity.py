@@ -1,4 +1,4 @@
-"""The gate of an export: the trained network in PyTorch against its file's bytes in ONNX Runtime."""
+"""The gate of an export: the trained network in PyTorch against its file's bytes in the runtime's backend."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import nn
+
+from runtime.backends import DEFAULT_BACKEND, create_backend
+from runtime.errors import BackendError
 
 from .errors import ParityError
 from .precision import Precision
@@ -39,6 +41,9 @@ class Bounds:
 BOUNDS: dict[Precision, Bounds] = {
     "fp32": Bounds(within_one=0.999, max_levels=2, max_fraction=1e-4),
     "fp16": Bounds(within_one=0.999, max_levels=4, max_fraction=1e-2),
+    "fp16-mixed": Bounds(within_one=0.999, max_levels=4, max_fraction=2e-2),
+    "bf16-mixed": Bounds(within_one=0.999, max_levels=6, max_fraction=1e-1),
+    "int8": Bounds(within_one=0.95, max_levels=16, max_fraction=2e-1),
 }
 
 
@@ -76,25 +81,22 @@ def in_torch(module: nn.Module) -> Run:
     return run
 
 
-def in_onnx_runtime(network: str, model: bytes) -> Run:
-    """Runs an ONNX file's bytes on the CPU.
+def in_backend(network: str, model: bytes, backend: str = DEFAULT_BACKEND) -> Run:
+    """Runs an ONNX file's bytes as the runtime does.
 
     Raises:
-        ParityError: ONNX Runtime cannot load it, or later cannot run it.
+        ParityError: the backend is not there, cannot load it, or later cannot run it.
     """
-    ort.disable_telemetry_events()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors: they also arrive as exceptions
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-        raise ParityError(f"{network} cannot be loaded by ONNX Runtime: {error}") from error
+        loaded = create_backend(backend, model)
+    except BackendError as error:
+        raise ParityError(f"{network} cannot be compared: {error}") from error
 
     def run(inputs: Mapping[str, NDArray]) -> list[NDArray]:
         try:
-            return session.run(None, dict(inputs))
-        except Exception as error:  # as above
-            raise ParityError(f"{network} fails in ONNX Runtime: {error}") from error
+            return list(loaded.run(inputs).values())
+        except BackendError as error:
+            raise ParityError(f"{network} cannot be compared: {error}") from error
 
     return run
 

@@ -1,22 +1,36 @@
-"""The precision of an exported graph: asked for, delivered, and verified in the produced graph.
+"""The precision of an exported network: asked for, delivered, and verified in the produced graph.
 
-``fp16`` is a precision of storage: weights are kept as float16 and cast to float32 where they enter the
-graph, and everything is computed in float32. ONNX Runtime folds the casts when it loads the network, so
-that it runs as fast as the float32 one.
+=========== ============================= ======================================= ==================
+Precision   Weights stored in             Computed in                             Runs on
+=========== ============================= ======================================= ==================
+fp32        float32                       float32                                 everything
+fp16        float16, cast to float32      float32, or what a runtime chooses      everything
+fp16-mixed  float16                       float16, picture and ``tanh`` float32   GPUs
+bf16-mixed  bfloat16                      bfloat16, picture and ``tanh`` float32  OpenVINO, TensorRT
+int8        int8, first and last float32  int8 products, all else float32         OpenVINO
+=========== ============================= ======================================= ==================
+
+ONNX Runtime folds the casts of ``fp16`` when it loads the network, so that it runs as fast as ``fp32``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
+import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from .errors import PrecisionError
-from .onnx_graph import checked
+from runtime.subpixel import SubpixelForm
 
-Precision = Literal["fp32", "fp16"]
+from .errors import PrecisionError
+from .onnx_graph import OPSET, checked
+from .quantization import not_quantized
+
+Precision = Literal["fp32", "fp16", "fp16-mixed", "bf16-mixed", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # What is stored in float16: weights of convolutions and linear layers. Biases and scales are vectors; they
 # weigh nothing, and an error in one of them shifts a whole channel.
@@ -26,18 +40,38 @@ MIN_RANK = 2
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
-def to_precision(model: ModelProto, precision: Precision) -> ModelProto:
-    """The model in a precision, verified.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a precision is made.
 
-    Args:
-        model: a float32 graph; not changed.
-
-    Raises:
-        PrecisionError: a weight is outside float16's range, or the precision was not delivered.
+    Attributes:
+        dtype: type in which the network computes.
+        opset: of the graph; convolutions know bfloat16 from 22 on.
+        upsampling: form that takes the place of transposed convolutions, None to keep them. Neither int8 nor
+            TensorRT's bfloat16 knows transposed ones.
+        backend: what runs the gate; ONNX Runtime's CPU has no bfloat16.
     """
-    converted = store_fp16(model) if precision == "fp16" else model
-    check_precision(converted, precision)
-    return converted
+
+    dtype: torch.dtype = torch.float32
+    opset: int = OPSET
+    upsampling: SubpixelForm | None = None
+    backend: str = "ort-cpu"
+
+
+PLANS: dict[Precision, Plan] = {
+    "fp32": Plan(),
+    "fp16": Plan(),
+    "fp16-mixed": Plan(dtype=torch.float16),
+    "bf16-mixed": Plan(dtype=torch.bfloat16, opset=22, upsampling="2x2", backend="openvino-bf16"),
+    "int8": Plan(upsampling="2x2"),
+}
+
+_STORED: dict[Precision, int] = {
+    "fp16": TensorProto.FLOAT16,
+    "fp16-mixed": TensorProto.FLOAT16,
+    "bf16-mixed": TensorProto.BFLOAT16,
+}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def store_fp16(model: ModelProto) -> ModelProto:
@@ -68,24 +102,36 @@ def store_fp16(model: ModelProto) -> ModelProto:
 
 
 def check_precision(model: ModelProto, precision: Precision) -> None:
-    """Verifies in the graph that its weights are stored as asked.
+    """Verifies in the graph that it stores, and where that is asked for computes, in a precision.
 
     Raises:
-        PrecisionError: they are not.
+        PrecisionError: it does not.
     """
-    half = [tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16]
-    single = [weight.name for weight in _large_weights(model)]
-    wrong = half if precision == "fp32" else single
-    if wrong:
+    if wrong := _undelivered(model, precision):
         raise PrecisionError(f"asked for {precision}, but it was not delivered for: {', '.join(wrong)}")
-    if precision == "fp16" and not half:
+    if precision not in ("fp32", "int8") and not any(_large_weights(model)):
         raise PrecisionError(
-            f"asked for fp16, but no weight has {MIN_ELEMENTS} elements or more, so none was reduced"
+            f"asked for {precision}, but no weight has {MIN_ELEMENTS} elements or more, so none was reduced"
         )
+
+
+def _undelivered(model: ModelProto, precision: Precision) -> list[str]:
+    if precision == "int8":
+        return not_quantized(model)
+    if precision == "fp32":
+        return [weight.name for weight in model.graph.initializer if weight.data_type in _FLOATS[1:]]
+    large = list(_large_weights(model))
+    wrong = [weight.name for weight in large if weight.data_type != _STORED[precision]]
+    return wrong if precision == "fp16" else wrong + _widened(model, {weight.name for weight in large})
+
+
+def _widened(model: ModelProto, weights: set[str]) -> list[str]:
+    """Weights that a cast turns into another type before they are used."""
+    return [node.input[0] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in weights]
 
 
 def _large_weights(model: ModelProto) -> Iterator[TensorProto]:
     for tensor in model.graph.initializer:
         large = len(tensor.dims) >= MIN_RANK and int(np.prod(tensor.dims)) >= MIN_ELEMENTS
-        if tensor.data_type == TensorProto.FLOAT and large:
+        if tensor.data_type in _FLOATS and large:
             yield tensor

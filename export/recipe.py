@@ -18,10 +18,12 @@ from .bundle import RESTORE, Network, Networks, check_free, write_bundles
 from .detector import export_detector
 from .errors import ExportError
 from .faces import FacesU8, load_faces, resized, synthetic_faces
+from .mixed import computing_in
 from .onnx_graph import to_onnx
-from .parity import Parity, gate, in_onnx_runtime, in_torch, measure
-from .precision import Precision, to_precision
-from .rewrites import fold_batch_norms
+from .parity import Parity, gate, in_backend, in_torch, measure
+from .precision import PLANS, Precision, check_precision, store_fp16
+from .quantization import quantize_int8
+from .rewrites import fold_batch_norms, to_subpixel
 from .run import (
     Part,
     TrainedRun,
@@ -33,6 +35,7 @@ from .run import (
 )
 
 PARITY_FACES = 48
+CALIBRATION_FACES = 128
 
 # P-Net, which proposes every face, is 30 kB: float16 would save nothing and move its boxes by a percent.
 _REDUCED_STAGES = ("rnet", "onet")
@@ -120,13 +123,13 @@ def build(request: BuildRequest) -> BuildReport:
     manifest = describe(
         run, name=name, precision=request.precision, demo=request.demo, target_embeddings=embeddings
     )
-    faces = _faces(request.faces, manifest.image_size)
+    faces, calibration = _faces(request, manifest.image_size)
     metadata = {"version": distribution_version(), "terms": manifest.terms}
     exported, detector, parities = {}, {}, []
     for part in run.parts:
         logger.info("exporting %s", part.name)
         named = {"name": f"{name}/{part.name}", **metadata}
-        exported[part.name], parity = _export(part, run, faces, request.precision, named)
+        exported[part.name], parity = _export(part, run, faces, calibration, request.precision, named)
         parities.append(parity)
     for stage, graph in _detector_graphs().items():
         detector[stage], parity = _export_stage(stage, graph, faces, request.precision)
@@ -144,14 +147,30 @@ def build(request: BuildRequest) -> BuildReport:
 
 
 def _export(
-    part: Part, run: TrainedRun, faces: FacesU8, precision: Precision, metadata: dict[str, str]
+    part: Part,
+    run: TrainedRun,
+    faces: FacesU8,
+    calibration: FacesU8 | None,
+    precision: Precision,
+    metadata: dict[str, str],
 ) -> tuple[Network, Parity]:
     """One network through every step and its gate."""
-    inputs = inputs_of(part, faces, len(run.attributes))
+    plan, count = PLANS[precision], len(run.attributes)
+    module = fold_batch_norms(part.module)
+    if plan.upsampling is not None:
+        module = to_subpixel(module, plan.upsampling)
+    if plan.dtype != torch.float32:
+        module = computing_in(module, plan.dtype)
+    inputs = inputs_of(part, faces, count)
     examples = {name: torch.from_numpy(np.repeat(values[:1], 2, axis=0)) for name, values in inputs.items()}
-    graph = to_onnx(fold_batch_norms(part.module), examples, [part.output], metadata=metadata)
-    network = Network.of(to_precision(graph, precision))
-    candidate = in_onnx_runtime(part.name, network.data)
+    graph = to_onnx(module, examples, [part.output], metadata=metadata, opset=plan.opset)
+    if precision == "fp16":
+        graph = store_fp16(graph)
+    if calibration is not None:
+        graph = quantize_int8(graph, inputs_of(part, calibration, count))
+    check_precision(graph, precision)
+    network = Network.of(graph)
+    candidate = in_backend(part.name, network.data, plan.backend)
     parity = measure(part.name, in_torch(part.module), candidate, inputs)
     gate(parity, precision)
     return network, parity
@@ -165,22 +184,40 @@ def _detector_graphs() -> dict[str, ModelProto]:
 def _export_stage(
     name: str, graph: ModelProto, faces: FacesU8, precision: Precision
 ) -> tuple[Network, Parity]:
-    """One of the detector's networks, from its float32 graph, which is also what it is compared with."""
-    if name not in _REDUCED_STAGES:
-        precision = "fp32"
-    before, network = Network.of(graph), Network.of(to_precision(graph, precision))
+    """One of the detector's networks, from its float32 graph, which is also what it is compared with.
+
+    Below float32 it is stored in float16 and computes in float32, whatever the others do.
+    """
+    stored: Precision = "fp16" if precision != "fp32" and name in _REDUCED_STAGES else "fp32"
+    reduced = store_fp16(graph) if stored == "fp16" else graph
+    check_precision(reduced, stored)
+    before, network = Network.of(graph), Network.of(reduced)
     (spec,) = network.inputs
     pixels = faces if spec.shape[1] < 0 else resized(faces, spec.shape[1])
-    reference, candidate = (in_onnx_runtime(name, n.data) for n in (before, network))
+    reference, candidate = (in_backend(name, n.data) for n in (before, network))
     parity = measure(name, reference, candidate, {spec.name: pixels.astype(spec.dtype)})
-    gate(parity, precision)
+    gate(parity, stored)
     return network, parity
 
 
-def _faces(path: Path | None, size_px: int) -> FacesU8:
-    if path is None:
-        return synthetic_faces(PARITY_FACES, size_px)
-    return load_faces(path, size_px, PARITY_FACES)
+def _faces(request: BuildRequest, size_px: int) -> tuple[FacesU8, FacesU8 | None]:
+    """The faces of the comparison, and for int8 others that set the ranges."""
+    if request.precision != "int8":
+        if request.faces is None:
+            return synthetic_faces(PARITY_FACES, size_px), None
+        return load_faces(request.faces, size_px, PARITY_FACES), None
+    if request.faces is None:
+        raise ExportError("int8 needs the ranges that values have on real faces; name some with --faces")
+    wanted = PARITY_FACES + CALIBRATION_FACES
+    faces = load_faces(request.faces, size_px, wanted)
+    if len(faces) < wanted:
+        raise ExportError(
+            f"int8 needs {wanted} faces, {CALIBRATION_FACES} for the ranges and {PARITY_FACES} others for "
+            f"the comparison; found {len(faces)} in {request.faces}"
+        )
+    compared = np.arange(wanted) % (wanted // PARITY_FACES) == 0
+    compared[np.flatnonzero(compared)[PARITY_FACES:]] = False
+    return faces[compared], faces[~compared]
 
 
 def _check_new_key(new_key: Path, out: Path) -> None:

@@ -22,8 +22,7 @@ from training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_networks
 from training.config import RunConfig
 
 from .errors import ExportError
-from .onnx_graph import OPSET
-from .precision import Precision
+from .precision import PLANS, Precision
 from .wrappers import AttributesExport, ProtectExport, RestoreExport
 
 MAX_BATCH = 64
@@ -143,7 +142,7 @@ def describe(
         injection=settings.injection,
         max_batch=MAX_BATCH,
         precision=precision,
-        opset=OPSET,
+        opset=PLANS[precision].opset,
         target=run.about["target"],
         terms=TERMS,
         demo=demo,

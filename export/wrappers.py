@@ -24,6 +24,11 @@ def to_picture(face: Tensor) -> Tensor:
     return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
+def computing_type(network: nn.Module) -> torch.dtype:
+    """The type of a network's weights, in which it then computes."""
+    return next(network.parameters()).dtype
+
+
 class ProtectExport(nn.Module):
     """The generator (Eqs. 6-7) from faces to protected faces, its knobs still inputs."""
 
@@ -43,13 +48,14 @@ class ProtectExport(nn.Module):
         Returns:
             uint8 ``(N, S, S, 3)`` RGB.
         """
+        dtype = computing_type(self.generator)
         protected = self.generator(
-            to_network(faces),
-            attributes,
-            strength=strength[:, :, None, None],
-            injection=injection[:, :, None, None],
+            to_network(faces).to(dtype),
+            attributes.to(dtype),
+            strength=strength.to(dtype)[:, :, None, None],
+            injection=injection.to(dtype)[:, :, None, None],
         )
-        return to_picture(protected)
+        return to_picture(protected.float())
 
 
 class RestoreExport(nn.Module):
@@ -60,7 +66,8 @@ class RestoreExport(nn.Module):
         self.restorer = restorer
 
     def forward(self, faces: Tensor) -> Tensor:
-        return to_picture(self.restorer(to_network(faces)))
+        dtype = computing_type(self.restorer)
+        return to_picture(self.restorer(to_network(faces).to(dtype)).float())
 
 
 class AttributesExport(nn.Module):
@@ -75,4 +82,5 @@ class AttributesExport(nn.Module):
         self.head = discriminator.attribute_head
 
     def forward(self, faces: Tensor) -> Tensor:
-        return self.head(self.trunk(to_network(faces))).float().sigmoid()
+        dtype = computing_type(self.trunk)
+        return self.head(self.trunk(to_network(faces).to(dtype))).float().sigmoid()

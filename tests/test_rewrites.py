@@ -12,11 +12,11 @@ from export.errors import ExportError
 from export.rewrites import (
     BatchedBranches,
     JoinedEncoders,
-    SubpixelForm,
     SubpixelUp,
     fold_batch_norms,
     to_subpixel,
 )
+from runtime.subpixel import SubpixelForm
 from training.networks import Encoder, Generator, Restorer
 
 # Rounding of float64 through some ten layers; a wrong sign or axis is off by a tenth or more.

@@ -2,12 +2,11 @@
 
 from .branches import BatchedBranches, JoinedEncoders
 from .fold import fold_batch_norms
-from .subpixel import SubpixelForm, SubpixelUp, to_subpixel
+from .subpixel import SubpixelUp, to_subpixel
 
 __all__ = [
     "BatchedBranches",
     "JoinedEncoders",
-    "SubpixelForm",
     "SubpixelUp",
     "fold_batch_norms",
     "to_subpixel",

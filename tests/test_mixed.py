@@ -1,0 +1,63 @@
+"""Mixed precision: half inside, float32 where the picture would show it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from export.errors import PrecisionError
+from export.faces import synthetic_faces
+from export.mixed import computing_in
+from export.onnx_graph import to_onnx
+from export.precision import PLANS, check_precision
+from export.rewrites import fold_batch_norms, to_subpixel
+from export.wrappers import RestoreExport
+from training.networks import Restorer
+
+MIXED = ("fp16-mixed", "bf16-mixed")
+
+
+def restorer() -> RestoreExport:
+    torch.manual_seed(0)
+    return RestoreExport(Restorer(width=8, depth=3, shortcut_layers=1)).eval()
+
+
+@pytest.mark.parametrize("precision", MIXED)
+def test_the_graph_computes_in_half_but_for_the_picture(precision: str) -> None:
+    plan = PLANS[precision]
+    module = computing_in(to_subpixel(fold_batch_norms(restorer()), "2x2"), plan.dtype)
+    faces = torch.from_numpy(synthetic_faces(2, 32))
+    model = to_onnx(module, {"faces": faces}, ["restored"], metadata={}, opset=plan.opset)
+    check_precision(model, precision)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    half = TensorProto.FLOAT16 if precision == "fp16-mixed" else TensorProto.BFLOAT16
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Relu", "LeakyRelu"):
+            assert kinds[node.output[0]] == half
+        if node.op_type in ("Tanh", "Round", "Clip", "Div", "Sub"):
+            assert kinds[node.output[0]] == TensorProto.FLOAT
+    assert {value.type.tensor_type.elem_type for value in model.graph.output} == {TensorProto.UINT8}
+
+
+@pytest.mark.parametrize("precision", MIXED)
+def test_half_is_close_and_the_original_untouched(precision: str) -> None:
+    module = restorer()
+    faces = torch.from_numpy(synthetic_faces(3, 32))
+    with torch.inference_mode():
+        before = module(faces)
+        half = computing_in(fold_batch_norms(module), PLANS[precision].dtype)(faces)
+        assert torch.equal(module(faces), before)
+    difference = np.abs(half.numpy().astype(int) - before.numpy())
+    assert 0 < difference.max() <= 3
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_a_weight_that_does_not_fit_is_an_error() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh()).eval()
+    nn.init.constant_(module[0].weight, 1e5)
+    with pytest.raises(PrecisionError, match=r"these weights do not fit torch.float16: 0\.weight"):
+        computing_in(module, torch.float16)
+    computing_in(module, torch.bfloat16)

@@ -1,0 +1,125 @@
+"""INT8: exact where eight bits are enough, verified in the graph, and never on disk."""
+
+from __future__ import annotations
+
+import tempfile
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from export.errors import PrecisionError
+from export.onnx_graph import checked
+from export.precision import check_precision
+from export.quantization import activation_ranges, not_quantized, quantize_int8, quantized_nodes
+from runtime.backends import create_backend
+
+CHANNELS = 8
+
+
+def chain() -> ModelProto:
+    """A picture in, three convolutions of whole numbers, a picture out; the one in the middle is inner."""
+    rng = np.random.default_rng(0)
+
+    def whole(*shape: int) -> NDArray[np.float32]:
+        weights = rng.integers(-3, 4, shape).astype(np.float32)
+        weights[:, 0, 0, 0] = 127  # the largest of each output channel: the scale is 1
+        return weights
+
+    weights = {
+        "first": np.abs(rng.integers(-1, 2, (CHANNELS, 3, 1, 1))).astype(np.float32),
+        "inner": whole(CHANNELS, CHANNELS, 3, 3),
+        "last": rng.integers(-1, 2, (3, CHANNELS, 1, 1)).astype(np.float32),
+        "inner_bias": rng.integers(-9, 9, CHANNELS).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["a"], name="first"),
+        helper.make_node("Conv", ["a", "inner", "inner_bias"], ["b"], name="inner", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["b", "last"], ["y"], name="last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3, 6, 6])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {"terms": "none"})
+    return checked(model)
+
+
+def pictures() -> dict[str, NDArray]:
+    """Whole numbers; the first layer adds some of them up to at most 255, and 255 occurs: the scale is 1."""
+    x = np.random.default_rng(1).integers(0, 86, (11, 3, 6, 6)).astype(np.float32)
+    x[0, :, 0, 0] = 85
+    return {"x": x}
+
+
+def run(model: ModelProto, inputs: dict[str, NDArray]) -> NDArray:
+    with create_backend("ort-cpu", model.SerializeToString()) as backend:
+        return backend.run(inputs)["y"]
+
+
+def test_whole_numbers_survive_exactly() -> None:
+    model, inputs = chain(), pictures()
+    assert activation_ranges(model, ["a"], inputs) == {"a": (0.0, 255.0)}
+    quantized = quantize_int8(model, inputs)
+    np.testing.assert_array_equal(run(quantized, inputs), run(model, inputs))
+
+
+def test_a_value_beyond_the_range_is_clipped() -> None:
+    """So the ranges are those of the calibration, and not of what comes later."""
+    model, inputs = chain(), pictures()
+    quantized = quantize_int8(model, {"x": inputs["x"] / 2})
+    assert np.abs(run(quantized, inputs) - run(model, inputs)).max() > 100
+
+
+@pytest.mark.parametrize(("symmetric", "kind"), [(False, TensorProto.UINT8), (True, TensorProto.INT8)])
+def test_only_what_the_inner_convolution_reads_is_quantised(symmetric: bool, kind: int) -> None:
+    model = chain()
+    assert [node.name for node in quantized_nodes(model)] == ["inner"]
+    quantized = quantize_int8(model, pictures(), symmetric=symmetric)
+    pairs = [node for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
+    assert [node.input[0] for node in pairs] == ["a"]
+    kinds = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    zero = kinds[pairs[0].input[2]]
+    assert zero.data_type == kind
+    assert not symmetric or numpy_helper.to_array(zero) == 0
+    weights = [tensor for tensor in quantized.graph.initializer if list(tensor.dims[2:]) == [3, 3]]
+    assert [tensor.data_type for tensor in weights] == [TensorProto.INT8]
+    assert {prop.key: prop.value for prop in quantized.metadata_props} == {"terms": "none"}
+    check_precision(quantized, "int8")
+
+
+def test_what_was_not_quantised_is_named() -> None:
+    assert not_quantized(chain()) == ["inner"]
+    with pytest.raises(PrecisionError, match="asked for int8, but it was not delivered for: inner"):
+        check_precision(chain(), "int8")
+
+
+def test_nothing_inside_to_quantise_is_an_error() -> None:
+    model = chain()
+    model.graph.node[1].input[1] = "last"
+    with pytest.raises(PrecisionError, match="no convolution inside"):
+        quantize_int8(model, pictures())
+
+
+def test_the_network_never_touches_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the restorer. ONNX Runtime's own entry points save it more than once."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network is written to disk")
+
+    for module, name in (
+        (onnx, "save"),
+        (onnx, "save_model"),
+        (tempfile, "TemporaryDirectory"),
+        (tempfile, "NamedTemporaryFile"),
+        (tempfile, "mkstemp"),
+        (tempfile, "mkdtemp"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    quantize_int8(chain(), pictures())
