@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from runtime.authority import Secret, seal_bundle_model, unseal_model, write_key
 from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
 
 from .errors import ExportError
+from .folders import partial_of, replace_folder
 from .onnx_graph import input_specs, output_specs
 
 ROLES: tuple[Role, ...] = ("public", "authority")
@@ -88,7 +88,7 @@ def write_bundles(
         SecretError: ``new_key`` exists or cannot be written.
     """
     out = out.resolve()
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = partial_of(out)
     try:
         partial.mkdir(parents=True)
         _write_role(partial / "public", manifest, {**networks.public, **networks.detector})
@@ -101,7 +101,7 @@ def write_bundles(
         if new_key is not None:
             write_key_file(new_key, key)
         try:
-            _replace(out, partial)
+            replace_folder(out, partial, ROLES)
         except BaseException:
             if new_key is not None:
                 new_key.unlink(missing_ok=True)
@@ -149,25 +149,3 @@ def _read_back(folder: Path, networks: Networks, key: bytes) -> None:
     pairs.append((unseal_model(authority, Secret.from_key(key)), networks.restore))
     if any(data != network.data for data, network in pairs):
         raise ExportError(f"what was written to {folder} reads back differently; check the disk")
-
-
-def _replace(out: Path, partial: Path) -> None:
-    """Puts ``partial`` in the place of ``out``, which comes back if that fails."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    for extra in out.iterdir():
-        if extra.name in ROLES:
-            continue
-        if extra.is_dir():
-            shutil.copytree(extra, partial / extra.name)
-        else:
-            shutil.copy2(extra, partial / extra.name)
-    old = partial.with_suffix(".old")
-    out.rename(old)
-    try:
-        partial.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""A network's Triton configuration, from its entry in the manifest.
+
+The text is printed from Triton's own Protocol Buffers message, so that a field that does not exist or has
+another type cannot be written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import MissingExtraError
+from runtime.manifest import ModelFile, TensorSpec
+
+from .errors import ExportError
+
+DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
+
+# The queue counts requests, and the smallest is one face: two full batches may wait behind the running one.
+QUEUED_BATCHES = 2
+# A queue of one-face requests on one slow core, at 13 ms a face, is worked off in less.
+QUEUE_TIMEOUT_US = 2_000_000
+
+_HEADER = """\
+# Written by `python -m export.repository` from a bundle's manifest; change the generator, not this file.
+# Values that are Protocol Buffers' defaults hold without being printed: max_queue_delay_microseconds 0,
+# timeout_action REJECT, response_cache disabled{unprinted_kind}.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """What runs a model in Triton.
+
+    Attributes:
+        name: Triton's name of it.
+        kind: where an instance runs.
+        config: path of its configuration in the model's folder.
+        file: name of the model's file in the version's folder.
+    """
+
+    name: str
+    kind: str
+    config: str
+    file: str
+
+
+# KIND_AUTO: on the GPUs if the server sees any, else on the CPU.
+ONNX = Platform(name="onnxruntime_onnx", kind="KIND_AUTO", config="config.pbtxt", file="model.onnx")
+# The server reads this one with --model-config-name=trt.
+TENSORRT = Platform(name="tensorrt_plan", kind="KIND_GPU", config="configs/trt.pbtxt", file="model.plan")
+PLATFORMS = (ONNX, TENSORRT)
+
+
+def config_text(name: str, entry: ModelFile, max_batch: int, platform: Platform, *, note: str = "") -> str:
+    """The configuration as the text of a ``.pbtxt`` file.
+
+    Args:
+        name: of the model, also of its folder.
+        entry: inputs and outputs, each with the batch as its first axis.
+        max_batch: largest batch, in faces; a TensorRT plan's profile ends there, too.
+        platform: an element of ``PLATFORMS``.
+        note: lines of comment, without ``#``, for the top of the file.
+
+    Raises:
+        ExportError: an input or output has another type or shape than Triton can be told.
+        MissingExtraError: tritonclient is not installed.
+    """
+    pb, text_format = _protobuf()
+    _check_tensors(name, entry)
+    config = pb.ModelConfig(
+        name=name,
+        platform=platform.name,
+        max_batch_size=max_batch,
+        version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
+        input=[pb.ModelInput(**_tensor(spec)) for spec in entry.inputs],
+        output=[pb.ModelOutput(**_tensor(spec)) for spec in entry.outputs],
+        instance_group=[pb.ModelInstanceGroup(kind=platform.kind, count=1)],
+        dynamic_batching=_dynamic_batching(pb, max_batch),
+        model_warmup=[_warmup(pb, entry, batch) for batch in sorted({1, max_batch})],
+        response_cache=pb.ModelResponseCache(enable=False),
+    )
+    header = _HEADER.format(unprinted_kind=", KIND_AUTO" if platform.kind == "KIND_AUTO" else "")
+    comments = "".join(f"# {line}\n" for line in note.splitlines())
+    return header + comments + text_format.MessageToString(config, use_short_repeated_primitives=True)
+
+
+def _protobuf() -> tuple[Any, Any]:
+    """Triton's messages and the printer of Protocol Buffers."""
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except (ImportError, RuntimeError) as error:  # RuntimeError: tritonclient is there, without its gRPC half
+        raise MissingExtraError("tritonclient", "triton") from error
+    return model_config_pb2, text_format
+
+
+def _check_tensors(name: str, entry: ModelFile) -> None:
+    for side, specs in (("inputs", entry.inputs), ("outputs", entry.outputs)):
+        if not specs:
+            raise ExportError(f"the manifest names no {side} of {name!r}; export the bundle again")
+        for spec in specs:
+            where = f"{spec.name!r} of {name!r}"
+            if spec.dtype not in DATA_TYPES:
+                raise ExportError(
+                    f"{where} must be one of {', '.join(DATA_TYPES)} for Triton, found {spec.dtype}; "
+                    "export the bundle again"
+                )
+            batch, *rest = spec.shape or (0,)
+            if batch != -1 or not rest or min(rest) < 1:
+                raise ExportError(
+                    f"{where} must have the batch, -1, as its first axis, then fixed axes of at least 1, "
+                    f"found shape {spec.shape}; export the bundle again"
+                )
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    """Name, type and dimensions; Triton adds the batch in front by itself."""
+    return {"name": spec.name, "data_type": DATA_TYPES[spec.dtype], "dims": spec.shape[1:]}
+
+
+def _dynamic_batching(pb: Any, max_batch: int) -> Any:
+    """Takes what waits as one batch, without waiting for more, and turns requests away when too many wait.
+
+    Without a delay, Triton closes a batch as soon as it has a preferred size, even while it must wait for
+    the running one. A size below the largest would therefore make batches smaller, never larger.
+    """
+    return pb.ModelDynamicBatching(
+        preferred_batch_size=[max_batch],
+        max_queue_delay_microseconds=0,  # a lone request would wait for all of it
+        default_queue_policy=pb.ModelQueuePolicy(
+            timeout_action="REJECT",
+            default_timeout_microseconds=QUEUE_TIMEOUT_US,
+            allow_timeout_override=True,  # a request may ask for less, never for more
+            max_queue_size=QUEUED_BATCHES * max_batch,
+        ),
+    )
+
+
+def _warmup(pb: Any, entry: ModelFile, batch: int) -> Any:
+    """Zeros for every input, ``batch`` times, before the model is called ready."""
+    inputs = {
+        spec.name: pb.ModelWarmup.Input(data_type=DATA_TYPES[spec.dtype], dims=spec.shape[1:], zero_data=True)
+        for spec in entry.inputs
+    }
+    return pb.ModelWarmup(name=f"batch_{batch}", batch_size=batch, inputs=inputs)
