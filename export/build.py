@@ -1,4 +1,4 @@
-"""``python -m export.build``: from a training run to the public and the authority's bundle."""
+"""``python -m export.build``: from a training run to the bundles and the repositories that serve them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import click
 from runtime.errors import ErasableMaskError, MissingExtraError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from .precision import Precision
     from .recipe import BuildReport
+    from .task_parity import TaskParity
 
 EXAMPLE = """\b
 Example:
@@ -24,8 +27,12 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("--run", required=True, type=_EXISTING, help="A training run's folder.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Gets public/ and authority/.")
+@click.option("--run", type=_EXISTING, help="A training run's folder.  [default: the shipped networks]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Gets public/, authority/ and, of a run, triton_models/.  [default, without --run: triton_models]",
+)
 @click.option("--fp16", is_flag=True, help="Store the weights in float16: short for --precision fp16.")
 @click.option(
     "--precision",
@@ -45,8 +52,8 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.option("--overwrite", is_flag=True, help="Replace the bundles in --out.")
 @click.option("--unfinished", is_flag=True, help="Take a run whose training is not over, for a smoke run.")
 def main(
-    run: Path,
-    out: Path,
+    run: Path | None,
+    out: Path | None,
     fp16: bool,
     precision: Precision | None,
     key: Path | None,
@@ -61,10 +68,29 @@ def main(
     """Exports a run's networks to ONNX, compares them with PyTorch, and writes both bundles.
 
     The restorer is sealed with one of --key, --new-key and --demo; without any, with a new key beside
-    --out. If a comparison fails, nothing is written.
+    --out. If a comparison fails, nothing is written. --out also gets Triton repositories that serve the
+    bundles. Without --run, there is nothing to export: only the repositories of the shipped bundles are
+    written.
     """
     if fp16 and precision not in (None, "fp16"):
         raise click.UsageError(f"expected one precision, found --fp16 and --precision {precision}")
+    if run is None:
+        options = {
+            "--key": key,
+            "--new-key": new_key,
+            "--demo": demo,
+            "--faces": faces,
+            "--target-embedding": target_embedding,
+            "--name": name,
+            "--overwrite": overwrite,
+            "--unfinished": unfinished,
+        }
+        if given := [option for option, value in options.items() if value]:
+            raise click.UsageError(f"{given[0]} is about exporting a run; name one with --run")
+        _serve_shipped("fp16" if fp16 else precision, out or Path("triton_models"))
+        return
+    if out is None:
+        raise click.UsageError("expected --out, the folder that gets the bundles of --run")
     try:
         from training.checkpoint import CheckpointError
 
@@ -97,6 +123,28 @@ def main(
     _show(report, out)
 
 
+def _serve_shipped(precision: Precision | None, out: Path) -> None:
+    from runtime.manifest import open_bundle
+    from runtime.shipped import default_bundle
+
+    from .triton_repository import MODELS, write_repositories
+
+    try:
+        public, authority = default_bundle("public"), default_bundle("authority")
+        shipped = open_bundle(public).manifest
+        if precision not in (None, shipped.precision):
+            raise click.ClickException(
+                f"the shipped networks are in {shipped.precision}; for {precision} name a training run "
+                "with --run"
+            )
+        write_repositories(public, authority, out, overwrite=True)
+    except ErasableMaskError as error:
+        raise click.ClickException(f"{error}\nNothing was written.") from error
+    click.echo(f"Networks: the shipped bundle {shipped.name!r} in {shipped.precision}; no run was exported.")
+    for role, names in MODELS.items():
+        click.echo(f"{out / role}: {', '.join(names)}")
+
+
 def _show(report: BuildReport, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -113,12 +161,39 @@ def _show(report: BuildReport, out: Path) -> None:
     for path, size in report.sizes.items():
         sizes.add_row(path, f"{size / 2**20:.2f}")
     console = Console()
-    console.print(parity, sizes)
+    console.print(parity)
+    if report.task is None:
+        console.print(f"What a recogniser sees was not compared: {report.not_measured}.")
+    else:
+        console.print(_task_table(report.task))
+    console.print(sizes)
     if report.new_key is not None:
         click.echo(
             f"New key: {report.new_key}\nIt opens the restorer: who has it can erase, who loses it cannot. "
             "Keep it apart from the bundles."
         )
+
+
+def _task_table(task: TaskParity) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"What {task.recognizer} sees, {task.faces} faces, trained and exported", min_width=60
+    )
+    table.add_column("protected and restored")
+    table.add_column("", justify="right")
+    drifts = {
+        "cosine of protected to target, largest change": task.target_drift,
+        "cosine of protected to owner, largest change": task.own_drift,
+        "cosine of restored to owner, largest change": task.restored_drift,
+    }
+    for name, drift in drifts.items():
+        table.add_row(name, "no target given" if drift is None else f"{drift:.4f}")
+    for name, rates in (("ASR at FAR 0.01", task.asr), ("ESR at FAR 0.01", task.esr)):
+        table.add_row(name, "no target given" if rates is None else f"{rates[0]:.1%} -> {rates[1]:.1%}")
+    table.add_row("attributes that agree", f"{task.kept_attributes:.2%}")
+    table.add_row("SSIM of the two protected, least", f"{task.ssim:.4f}")
+    return table
 
 
 if __name__ == "__main__":

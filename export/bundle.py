@@ -16,8 +16,10 @@ from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpe
 from .errors import ExportError
 from .folders import partial_of, replace_folder
 from .onnx_graph import input_specs, output_specs
+from .triton_repository import write_repositories
 
 ROLES: tuple[Role, ...] = ("public", "authority")
+REPOSITORIES = "triton_models"
 RESTORE = "restore"
 DEMO_KEY_NAME = "demo.key"
 
@@ -70,10 +72,11 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 def write_bundles(
     out: Path, manifest: Manifest, networks: Networks, key: bytes, *, new_key: Path | None = None
 ) -> None:
-    """Writes ``out/public`` and ``out/authority`` under a temporary name, reads them back, and renames.
+    """Writes both bundles and their Triton repositories under a temporary name, reads back, and renames.
 
-    The restorer is sealed in memory; only its ciphertext reaches the disk. Files beside the two bundles in
-    a folder that is replaced are kept.
+    ``out/public`` and ``out/authority`` are the bundles, ``out/triton_models`` the repositories. The restorer
+    is sealed in memory; only its ciphertext reaches the disk. Files beside these in a folder that is replaced
+    are kept.
 
     Args:
         out: replaced if it exists, see ``check_free``.
@@ -98,10 +101,11 @@ def write_bundles(
             write_key_file(authority / DEMO_KEY_NAME, key)
             (authority / DEMO_KEY_NAME).chmod(0o644)  # for everybody, unlike every other key
         _read_back(partial, networks, key)
+        write_repositories(partial / "public", authority, partial / REPOSITORIES)
         if new_key is not None:
             write_key_file(new_key, key)
         try:
-            replace_folder(out, partial, ROLES)
+            replace_folder(out, partial, (*ROLES, REPOSITORIES))
         except BaseException:
             if new_key is not None:
                 new_key.unlink(missing_ok=True)

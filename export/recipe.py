@@ -13,6 +13,9 @@ import torch
 from onnx import ModelProto
 
 from runtime.authority import generate_key, read_key_file
+from runtime.errors import RecognizerError
+from runtime.manifest import Manifest
+from runtime.recognizers import load
 
 from .bundle import RESTORE, Network, Networks, check_free, write_bundles
 from .detector import export_detector
@@ -20,11 +23,12 @@ from .errors import ExportError
 from .faces import FacesU8, load_faces, resized, synthetic_faces
 from .mixed import computing_in
 from .onnx_graph import to_onnx
-from .parity import Parity, gate, in_backend, in_torch, measure
+from .parity import Parity, Run, gate, in_backend, in_torch, measure
 from .precision import PLANS, Precision, check_precision, store_fp16
 from .quantization import quantize_int8
 from .rewrites import fold_batch_norms, to_subpixel
 from .run import (
+    Embeddings,
     Part,
     TrainedRun,
     describe,
@@ -33,6 +37,8 @@ from .run import (
     load_run,
     read_target_embeddings,
 )
+from .task_parity import Networks as Functions
+from .task_parity import TaskParity, gate_task, measure_task
 
 PARITY_FACES = 48
 CALIBRATION_FACES = 128
@@ -93,12 +99,16 @@ class BuildReport:
 
     Attributes:
         parity: comparison of every network with the trained one.
+        task: the same in what a recogniser sees; None if that was not measured.
+        not_measured: why there is no ``task``, empty if there is.
         faces: on what they were compared, in words.
         sizes: bytes of every file, by its path under ``out``.
         new_key: the file with the new key; None if the key is not new, or published.
     """
 
     parity: tuple[Parity, ...]
+    task: TaskParity | None
+    not_measured: str
     faces: str
     sizes: dict[str, int]
     new_key: Path | None
@@ -125,21 +135,26 @@ def build(request: BuildRequest) -> BuildReport:
     )
     faces, calibration = _faces(request, manifest.image_size)
     metadata = {"version": distribution_version(), "terms": manifest.terms}
-    exported, detector, parities = {}, {}, []
+    exported, programs, detector, parities = {}, {}, {}, []
     for part in run.parts:
         logger.info("exporting %s", part.name)
         named = {"name": f"{name}/{part.name}", **metadata}
-        exported[part.name], parity = _export(part, run, faces, calibration, request.precision, named)
+        exported[part.name], programs[part.name], parity = _export(
+            part, run, faces, calibration, request.precision, named
+        )
         parities.append(parity)
     for stage, graph in _detector_graphs().items():
         detector[stage], parity = _export_stage(stage, graph, faces, request.precision)
         parities.append(parity)
+    task, not_measured = _task_parity(request, run, manifest, programs, faces, embeddings)
     restore = exported.pop(RESTORE)
     networks = Networks(public=exported, detector=detector, restore=restore)
     write_bundles(request.out, manifest, networks, key, new_key=new_key)
-    files = sorted(path for path in request.out.glob("*/*") if path.is_file())
+    files = sorted(path for path in request.out.rglob("*") if path.is_file())
     return BuildReport(
         parity=tuple(parities),
+        task=task,
+        not_measured=not_measured,
         faces=f"{len(faces)} {f'faces of {request.faces}' if request.faces else 'synthetic pictures'}",
         sizes={str(path.relative_to(request.out)): path.stat().st_size for path in files},
         new_key=new_key,
@@ -153,8 +168,8 @@ def _export(
     calibration: FacesU8 | None,
     precision: Precision,
     metadata: dict[str, str],
-) -> tuple[Network, Parity]:
-    """One network through every step and its gate."""
+) -> tuple[Network, Run, Parity]:
+    """One network through every step and its gate, and as a function."""
     plan, count = PLANS[precision], len(run.attributes)
     module = fold_batch_norms(part.module)
     if plan.upsampling is not None:
@@ -173,7 +188,36 @@ def _export(
     candidate = in_backend(part.name, network.data, plan.backend)
     parity = measure(part.name, in_torch(part.module), candidate, inputs)
     gate(parity, precision)
-    return network, parity
+    return network, candidate, parity
+
+
+def _task_parity(
+    request: BuildRequest,
+    run: TrainedRun,
+    manifest: Manifest,
+    programs: dict[str, Run],
+    faces: FacesU8,
+    embeddings: Embeddings,
+) -> tuple[TaskParity | None, str]:
+    """The gate in the task's units, or why there is none."""
+    if request.faces is None:
+        return None, "synthetic pictures have no identity; name real faces with --faces"
+    try:
+        recognizer = load()
+    except RecognizerError as error:
+        return None, str(error)
+    target = embeddings.get("sface")
+    parity = measure_task(
+        Functions(**{part.name: in_torch(part.module) for part in run.parts}),
+        Functions(**programs),
+        faces,
+        recognizer,
+        strength=manifest.strength,
+        injection=manifest.injection,
+        target=None if target is None else np.array(target, np.float32),
+    )
+    gate_task(parity, request.precision)
+    return parity, ""
 
 
 def _detector_graphs() -> dict[str, ModelProto]:

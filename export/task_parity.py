@@ -1,0 +1,196 @@
+"""The gate in the task's own units: what a recogniser sees of the exported networks and of the trained ones.
+
+Faces go the whole way, protected and erased again, once through the trained networks in PyTorch and once
+through the exported ones in their backend. SFace, the recogniser that the runtime knows, embeds both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.geometry import crop_template
+from runtime.recognizers import DEFAULT_FAR, Recognizer
+
+from .errors import ParityError
+from .faces import FacesU8
+from .parity import BATCHES, Run
+from .precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The three networks as functions of named arrays, from PyTorch or from a backend."""
+
+    protect: Run
+    attributes: Run
+    restore: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskParity:
+    """How far the exported networks do their work differently, over some faces.
+
+    Attributes:
+        recognizer: what embedded the faces.
+        faces: how many.
+        target_drift: largest change of a protected face's cosine to the target; None without a target.
+        own_drift: largest change of a protected face's cosine to the face it was.
+        restored_drift: largest change of a restored face's cosine to the face it was.
+        asr: share of protected faces that pass for the target (Eq. 17) at FAR 0.01, trained and exported;
+            None without a target.
+        esr: share of restored faces that do not (Eq. 18), at the same threshold, likewise.
+        kept_attributes: share of attributes on whose side of 0.5 both agree.
+        ssim: least structural similarity of the two protected pictures of a face.
+    """
+
+    recognizer: str
+    faces: int
+    target_drift: float | None
+    own_drift: float
+    restored_drift: float
+    asr: tuple[float, float] | None
+    esr: tuple[float, float] | None
+    kept_attributes: float
+    ssim: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskBounds:
+    """What a precision may cost: largest drift of a cosine, of a rate, least agreement and similarity."""
+
+    cosine: float
+    rate: float
+    attributes: float
+    ssim: float
+
+
+# docs/export.md says what was measured and so why these.
+TASK_BOUNDS: dict[Precision, TaskBounds] = {
+    "fp32": TaskBounds(cosine=0.01, rate=0.021, attributes=0.999, ssim=0.999),
+    "fp16": TaskBounds(cosine=0.02, rate=0.021, attributes=0.995, ssim=0.998),
+    "fp16-mixed": TaskBounds(cosine=0.02, rate=0.021, attributes=0.995, ssim=0.998),
+    "bf16-mixed": TaskBounds(cosine=0.05, rate=0.042, attributes=0.98, ssim=0.99),
+    "int8": TaskBounds(cosine=0.08, rate=0.042, attributes=0.97, ssim=0.97),
+}
+
+
+def measure_task(
+    trained: Networks,
+    exported: Networks,
+    faces: FacesU8,
+    recognizer: Recognizer,
+    *,
+    strength: float,
+    injection: float,
+    target: NDArray[np.floating] | None,
+) -> TaskParity:
+    """Compares both ways through the networks.
+
+    Args:
+        faces: uint8 ``(N, S, S, 3)`` aligned faces.
+        strength, injection: the bundle's defaults.
+        target: the target's embedding ``(128,)`` in SFace's space.
+
+    Raises:
+        ParityError: a network cannot run.
+    """
+    ways = [_through(networks, faces, strength, injection) for networks in (trained, exported)]
+    clean = _embed(faces, recognizer)
+    protected = [_embed(way.protected, recognizer) for way in ways]
+    restored = [_embed(way.restored, recognizer) for way in ways]
+
+    def drift(found: list[NDArray], reference: NDArray) -> float:
+        cosines = [(embeddings * reference).sum(1) for embeddings in found]
+        return float(np.abs(cosines[0] - cosines[1]).max())
+
+    target_drift, asr, esr = None, None, None
+    if target is not None:
+        unit = target / np.linalg.norm(target)
+        threshold = recognizer.threshold(DEFAULT_FAR)
+        target_drift = drift(protected, unit)
+        first, second = (float((embeddings @ unit >= threshold).mean()) for embeddings in protected)
+        asr = first, second
+        first, second = (float((embeddings @ unit < threshold).mean()) for embeddings in restored)
+        esr = first, second
+    return TaskParity(
+        recognizer=recognizer.card.name,
+        faces=len(faces),
+        target_drift=target_drift,
+        own_drift=drift(protected, clean),
+        restored_drift=drift(restored, clean),
+        asr=asr,
+        esr=esr,
+        kept_attributes=float((ways[0].attributes == ways[1].attributes).mean()),
+        ssim=min(map(_ssim, ways[0].protected, ways[1].protected)),
+    )
+
+
+def gate_task(parity: TaskParity, precision: Precision) -> None:
+    """Lets networks pass that keep the bounds of their precision.
+
+    Raises:
+        ParityError: they do not.
+    """
+    bounds = TASK_BOUNDS[precision]
+    cosines = {
+        "a protected face's cosine to the target": parity.target_drift,
+        "a protected face's cosine to itself": parity.own_drift,
+        "a restored face's cosine to itself": parity.restored_drift,
+    }
+    broken = [
+        f"{name} moves by {drift:.3f}, allowed {bounds.cosine:g}"
+        for name, drift in cosines.items()
+        if drift is not None and not drift <= bounds.cosine
+    ]
+    for name, rates in (("ASR", parity.asr), ("ESR", parity.esr)):
+        if rates is not None and not abs(rates[0] - rates[1]) <= bounds.rate:
+            broken.append(f"{name} goes from {rates[0]:.3f} to {rates[1]:.3f}, allowed {bounds.rate:g}")
+    if not parity.kept_attributes >= bounds.attributes:
+        broken.append(f"{parity.kept_attributes:.4f} of the attributes agree, demanded {bounds.attributes}")
+    if not parity.ssim >= bounds.ssim:
+        broken.append(f"least SSIM of a protected face {parity.ssim:.4f}, demanded {bounds.ssim}")
+    if broken:
+        raise ParityError(
+            f"the networks in {precision} do not do what the trained ones do, on {parity.faces} faces seen "
+            f"by {parity.recognizer}: {'; '.join(broken)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    attributes: NDArray[np.float32]
+    protected: FacesU8
+    restored: FacesU8
+
+
+def _through(networks: Networks, faces: FacesU8, strength: float, injection: float) -> _Way:
+    probabilities = _batched(networks.attributes, {"faces": faces})
+    attributes = (probabilities >= 0.5).astype(np.float32)
+    column = np.ones((len(faces), 1), np.float32)
+    knobs = {"strength": column * np.float32(strength), "injection": column * np.float32(injection)}
+    protected = _batched(networks.protect, {"faces": faces, "attributes": attributes, **knobs})
+    return _Way(attributes, protected, _batched(networks.restore, {"faces": protected}))
+
+
+def _batched(run: Run, inputs: Mapping[str, NDArray]) -> NDArray:
+    step, rows = max(BATCHES), len(next(iter(inputs.values())))
+    parts = []
+    for start in range(0, rows, step):
+        (output,) = run({name: values[start : start + step] for name, values in inputs.items()})
+        parts.append(output)
+    return np.concatenate(parts)
+
+
+def _embed(faces: FacesU8, recognizer: Recognizer) -> NDArray[np.float32]:
+    landmarks = crop_template(faces.shape[1])
+    return np.stack([recognizer.embed(face, landmarks) for face in faces])
+
+
+def _ssim(a: FacesU8, b: FacesU8) -> float:
+    from skimage.metrics import structural_similarity
+
+    return float(structural_similarity(a, b, channel_axis=-1, data_range=255))
