@@ -9,6 +9,7 @@ program gets wrong shows in its results or as an ``AssertionError``. The network
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from enum import Enum
 from types import ModuleType
@@ -129,6 +130,7 @@ def cuda_module(gpu: FakeGpu) -> ModuleType:
             if gpu.fail("synchronize"):
                 raise Error("cuStreamSynchronize failed: an illegal memory access was encountered")
             while self.queue:
+                time.sleep(0.0005)  # other threads run, as they do while a real GPU works
                 self.queue.pop(0)()
 
     class DeviceAllocation:
