@@ -36,19 +36,37 @@ MODULES = {
 }
 
 
+def requirements() -> dict[str, list[str]]:
+    """Every extra's lines in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["optional-dependencies"]
+
+
 def extras() -> dict[str, tuple[str, ...]]:
     """Names of the distributions of every extra."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {
-        extra: tuple(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in requirements)
-        for extra, requirements in project["optional-dependencies"].items()
-    }
+    return {extra: tuple(map(name_of, lines)) for extra, lines in requirements().items()}
+
+
+def name_of(requirement: str) -> str:
+    """``onnx>=1.16`` -> ``onnx``."""
+    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+
+
+def applies(requirement: str) -> bool:
+    """Whether a requirement's marker, if it has one, holds on this machine."""
+    _, _, marker = requirement.partition(";")
+    if not marker:
+        return True
+    from packaging.markers import Marker  # comes with pytest, so wherever the extra dev is
+
+    return Marker(marker).evaluate()
 
 
 def modules_of(extra: str) -> tuple[str, ...]:
-    """Modules that an extra makes importable."""
-    names = (MODULES.get(name, (name.replace("-", "_"),)) for name in extras()[extra])
-    return tuple(module for modules in names for module in modules)
+    """Modules that an extra makes importable on this machine."""
+    names = map(name_of, filter(applies, requirements()[extra]))
+    modules = (MODULES.get(name, (name.replace("-", "_"),)) for name in names)
+    return tuple(module for several in modules for module in several)
 
 
 def check_fresh(extra: str) -> None:

@@ -62,7 +62,9 @@ def test_the_module_runs_with_torch_blocked() -> None:
     assert "protect" in result.stdout
 
 
-@pytest.mark.parametrize("module", ["runtime", "runtime.cli", "runtime.errors", "runtime.manifest"])
+@pytest.mark.parametrize(
+    "module", ["runtime", "runtime.cli", "runtime.errors", "runtime.manifest", "runtime.engine_sidecar"]
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     result = run_python(
         f"import sys, {module}\n"

