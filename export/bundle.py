@@ -13,6 +13,8 @@ from onnx import ModelProto
 from runtime.authority import Secret, seal_bundle_model, unseal_model, write_key_file
 from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
 
+from .engine import Engine
+from .engines import ENGINES, write_engines
 from .errors import ExportError
 from .folders import partial_of, replace_folder
 from .onnx_graph import input_specs, output_specs
@@ -70,13 +72,19 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 
 def write_bundles(
-    out: Path, manifest: Manifest, networks: Networks, key: bytes, *, new_key: Path | None = None
+    out: Path,
+    manifest: Manifest,
+    networks: Networks,
+    key: bytes,
+    *,
+    new_key: Path | None = None,
+    engines: Mapping[str, Engine] | None = None,
 ) -> None:
     """Writes both bundles and their Triton repositories under a temporary name, reads back, and renames.
 
-    ``out/public`` and ``out/authority`` are the bundles, ``out/triton_models`` the repositories. The restorer
-    is sealed in memory; only its ciphertext reaches the disk. Files beside these in a folder that is replaced
-    are kept.
+    ``out/public`` and ``out/authority`` are the bundles, ``out/triton_models`` the repositories,
+    ``out/engines`` the TensorRT plans. The restorer is sealed in memory; only its ciphertext reaches the
+    disk. Files beside these in a folder that is replaced are kept.
 
     Args:
         out: replaced if it exists, see ``check_free``.
@@ -85,6 +93,7 @@ def write_bundles(
         networks: verified graphs.
         key: 32 bytes that seal the restorer.
         new_key: where to write the key for the authority, readable by its owner only.
+        engines: plans of public networks, if there are any.
 
     Raises:
         ExportError: a file cannot be written, or does not read back as it was written.
@@ -101,11 +110,14 @@ def write_bundles(
             write_key_file(authority / DEMO_KEY_NAME, key)
             (authority / DEMO_KEY_NAME).chmod(0o644)  # for everybody, unlike every other key
         _read_back(partial, networks, key)
-        write_repositories(partial / "public", authority, partial / REPOSITORIES)
+        plans = {name: engine.plan for name, engine in (engines or {}).items()}
+        write_repositories(partial / "public", authority, partial / REPOSITORIES, plans=plans)
+        if engines:
+            write_engines(partial / ENGINES, engines)
         if new_key is not None:
             write_key_file(new_key, key)
         try:
-            replace_folder(out, partial, (*ROLES, REPOSITORIES))
+            replace_folder(out, partial, (*ROLES, REPOSITORIES, ENGINES))
         except BaseException:
             if new_key is not None:
                 new_key.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ _RTX_ARCHITECTURES = ("8.0", "8.6", "8.9", "12.0")
 
 # Of the layers that are wrong, how many a message names.
 _NAMED = 5
-_DTYPES = dict(zip(PRECISIONS, ("FLOAT", "HALF"), strict=True))
+_DTYPES = dict(zip(PRECISIONS, ("FLOAT", "HALF", "BF16"), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +76,17 @@ class Engine:
     sidecar: EngineSidecar
 
 
-def build_engine(model: bytes, *, precision: str, options: EngineOptions | None = None) -> Engine:
+def build_engine(
+    model: bytes, *, precision: str, options: EngineOptions | None = None, source: bytes | None = None
+) -> Engine:
     """Builds a plan in memory; nothing but the timing cache reaches the disk.
 
     Args:
         model: an ONNX file's bytes, the first axis of every input being the batch.
-        precision: what the convolutions must compute in, ``fp32`` or ``fp16``. Weights that are only stored
-            in float16, as ``export.precision`` does, are computed with in ``fp32``.
+        precision: what the convolutions must compute in, ``fp32``, ``fp16`` or ``bf16``. Weights
+            that are only stored in float16 are computed with in ``fp32``.
         options: default: ``EngineOptions()``.
+        source: the bundle's file of this network, if ``model`` was made from it: the plan stands for that.
 
     Raises:
         MissingExtraError, BackendError: the library is not installed or cannot be loaded.
@@ -120,7 +123,7 @@ def build_engine(model: bytes, *, precision: str, options: EngineOptions | None 
     logger.info("built a plan of %d bytes with %s in %.1f s", len(data), _called(trt), build_s)
     architectures, newer = _architectures(options, gpu)
     sidecar = EngineSidecar(
-        onnx_sha256=hashlib.sha256(model).hexdigest(),
+        onnx_sha256=hashlib.sha256(model if source is None else source).hexdigest(),
         plan_sha256=hashlib.sha256(data).hexdigest(),
         flavour=options.flavour,
         flavour_version=trt.__version__,

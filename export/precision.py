@@ -45,7 +45,7 @@ class Plan:
     """How a precision is made.
 
     Attributes:
-        dtype: type in which the network computes.
+        dtype: type in which the network is traced.
         opset: of the graph; convolutions know bfloat16 from 22 on.
         upsampling: form that takes the place of transposed convolutions, None to keep them. Neither int8 nor
             TensorRT's bfloat16 knows transposed ones.
@@ -61,7 +61,7 @@ class Plan:
 PLANS: dict[Precision, Plan] = {
     "fp32": Plan(),
     "fp16": Plan(),
-    "fp16-mixed": Plan(dtype=torch.float16),
+    "fp16-mixed": Plan(),
     "bf16-mixed": Plan(dtype=torch.bfloat16, opset=22, upsampling="2x2", backend="openvino-bf16"),
     "int8": Plan(upsampling="2x2"),
 }
@@ -99,6 +99,24 @@ def store_fp16(model: ModelProto) -> ModelProto:
     del stored.graph.node[:]
     stored.graph.node.extend(nodes)
     return checked(stored)
+
+
+def widen(model: ModelProto) -> ModelProto:
+    """A copy without the float16 storage of ``store_fp16``: the same values, as float32 weights."""
+    widened = ModelProto()
+    widened.CopyFrom(model)
+    stored = {weight.name: weight for weight in widened.graph.initializer}
+    nodes = []
+    for node in widened.graph.node:
+        weight = stored.get(node.input[0]) if node.op_type == "Cast" else None
+        if weight is None:
+            nodes.append(node)
+        else:
+            values = numpy_helper.to_array(weight).astype(np.float32)
+            weight.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+    del widened.graph.node[:]
+    widened.graph.node.extend(nodes)
+    return checked(widened)
 
 
 def check_precision(model: ModelProto, precision: Precision) -> None:

@@ -19,9 +19,11 @@ from runtime.recognizers import load
 
 from .bundle import RESTORE, Network, Networks, check_free, write_bundles
 from .detector import export_detector
+from .engine import Engine, EngineOptions
+from .engines import build_engines, check_engines
 from .errors import ExportError
 from .faces import FacesU8, load_faces, resized, synthetic_faces
-from .mixed import computing_in
+from .mixed import computing_in, to_fp16
 from .onnx_graph import to_onnx
 from .parity import Parity, Run, gate, in_backend, in_torch, measure
 from .precision import PLANS, Precision, check_precision, store_fp16
@@ -66,6 +68,7 @@ class BuildRequest:
         target_embedding: JSON file of the target's embeddings by recogniser.
         name: of the bundle; None for the preset's.
         overwrite: replace the bundles in ``out``.
+        engines: how to build TensorRT plans; None for none.
     """
 
     run: Path
@@ -79,6 +82,7 @@ class BuildRequest:
     name: str | None = None
     overwrite: bool = False
     unfinished: bool = False
+    engines: EngineOptions | None = None
 
     def __post_init__(self) -> None:
         if [self.key is not None, self.new_key is not None, self.demo].count(True) > 1:
@@ -103,6 +107,7 @@ class BuildReport:
         not_measured: why there is no ``task``, empty if there is.
         faces: on what they were compared, in words.
         sizes: bytes of every file, by its path under ``out``.
+        engines: the TensorRT plans that were built, by network.
         new_key: the file with the new key; None if the key is not new, or published.
     """
 
@@ -111,6 +116,7 @@ class BuildReport:
     not_measured: str
     faces: str
     sizes: dict[str, int]
+    engines: dict[str, Engine]
     new_key: Path | None
 
 
@@ -123,6 +129,8 @@ def build(request: BuildRequest) -> BuildReport:
         CheckpointError: the run has no usable checkpoint.
     """
     check_free(request.out, overwrite=request.overwrite)
+    if request.engines is not None:
+        check_engines(request.precision)
     new_key = request.new_key_path
     if new_key is not None:
         _check_new_key(new_key, request.out)
@@ -149,13 +157,22 @@ def build(request: BuildRequest) -> BuildReport:
     task, not_measured = _task_parity(request, run, manifest, programs, faces, embeddings)
     restore = exported.pop(RESTORE)
     networks = Networks(public=exported, detector=detector, restore=restore)
-    write_bundles(request.out, manifest, networks, key, new_key=new_key)
+    engines = {}
+    if request.engines is not None:
+        engines = build_engines(
+            {name: network.data for name, network in exported.items()},
+            precision=request.precision,
+            max_batch=manifest.max_batch,
+            options=request.engines,
+        )
+    write_bundles(request.out, manifest, networks, key, new_key=new_key, engines=engines)
     files = sorted(path for path in request.out.rglob("*") if path.is_file())
     return BuildReport(
         parity=tuple(parities),
         task=task,
         not_measured=not_measured,
         faces=f"{len(faces)} {f'faces of {request.faces}' if request.faces else 'synthetic pictures'}",
+        engines=engines,
         sizes={str(path.relative_to(request.out)): path.stat().st_size for path in files},
         new_key=new_key,
     )
@@ -181,6 +198,8 @@ def _export(
     graph = to_onnx(module, examples, [part.output], metadata=metadata, opset=plan.opset)
     if precision == "fp16":
         graph = store_fp16(graph)
+    if precision == "fp16-mixed":
+        graph = to_fp16(graph)
     if calibration is not None:
         graph = quantize_int8(graph, inputs_of(part, calibration, count))
     check_precision(graph, precision)

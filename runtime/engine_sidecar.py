@@ -22,7 +22,7 @@ FORMAT = "erasablemask-engine"
 VERSION = 1
 SUFFIX = ".json"
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 _REBUILD = "rebuild the plan on this machine: python -m export.build --tensorrt"
 _MAX_BATCH = 4096
@@ -53,7 +53,7 @@ class EngineSidecar:
     """Everything that decides whether a plan may be loaded.
 
     Attributes:
-        onnx_sha256: of the ONNX file's bytes that the plan was built from.
+        onnx_sha256: of the ONNX file's bytes that the plan was built from, or that it stands for in a bundle.
         plan_sha256: of the plan's bytes.
         flavour: ``tensorrt`` or ``tensorrt_rtx``; neither loads the other's plans.
         flavour_version: the library's version, such as ``10.3.0``.

@@ -46,12 +46,13 @@ def replace_transposed(model: Any, form: SubpixelForm) -> int:
         ):
             continue
         source, last = node.input_value(0), node
-        spread = ops.constant(subpixel_weights(weight, form))
+        kind = node.get_input_element_type(1)
+        spread = ops.constant(subpixel_weights(weight, form), kind)
         channels = ops.convolution(source, spread, [1, 1], [1, 1], [1, 1], [1, 1])
         while (behind := _only_consumer(last)) is not None:
             bias = _bias(behind, weight.shape[1])
             if bias is not None:
-                channels = ops.add(channels, ops.constant(bias.repeat(4).reshape(1, -1, 1, 1)))
+                channels = ops.add(channels, ops.constant(bias.repeat(4).reshape(1, -1, 1, 1), kind))
             elif behind.get_type_name() == "Relu":
                 channels = ops.relu(channels)
             elif behind.get_type_name() == "Tanh":
@@ -69,7 +70,7 @@ def replace_transposed(model: Any, form: SubpixelForm) -> int:
 
 
 def _constant(node: Any) -> np.ndarray | None:
-    """The float32 values of a constant, also of one that is stored in float16."""
+    """The values of a constant as float32, also of one that is stored in another type."""
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
     return node.data.astype(np.float32) if node.get_type_name() == "Constant" else None

@@ -1,0 +1,256 @@
+"""``export.build`` in every precision, with its gates, repositories and plans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from onnx import ModelProto
+
+from export.build import main
+from export.errors import ParityError
+from export.faces import synthetic_faces
+from export.parity import in_torch
+from export.precision import PRECISIONS, Precision, check_precision, store_fp16, widen
+from export.recipe import CALIBRATION_FACES, PARITY_FACES
+from export.run import load_run
+from export.task_parity import Networks, TaskParity, gate_task, measure_task
+from runtime.engine_sidecar import read_engine
+from runtime.manifest import open_bundle
+from runtime.recognizers import load
+
+from .test_precision import linear
+from .tiny_run import NAMES, SIZE, save_run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("faces") / "crops.npy"
+    np.save(path, synthetic_faces(PARITY_FACES + CALIBRATION_FACES, SIZE))
+    return path
+
+
+def build(*options: object) -> Result:
+    return CliRunner().invoke(main, [str(option) for option in options])
+
+
+def needs(precision: str) -> None:
+    """Skips where the gate's backend is not there."""
+    if precision == "bf16-mixed":
+        openvino = pytest.importorskip("openvino")
+        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("this CPU does not compute in bf16")
+
+
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p not in ("fp32", "fp16")])
+def test_what_is_asked_for_is_in_the_bundle(
+    precision: Precision, run_folder: Path, faces: Path, tmp_path: Path
+) -> None:
+    """fp32 and fp16 have tests of their own."""
+    needs(precision)
+    result = build(
+        "--run", run_folder, "--out", tmp_path / "out", "--precision", precision, "--demo", "--faces", faces
+    )
+    assert result.exit_code == 0, result.output
+    assert "cosine of protected to owner" in result.output
+    bundle = open_bundle(tmp_path / "out" / "public")
+    assert bundle.manifest.precision == precision
+    for name in ("protect", "attributes"):
+        model = ModelProto.FromString(bundle.read(name))
+        check_precision(model, precision)
+        assert [o.version for o in model.opset_import if o.domain == ""] == [bundle.manifest.opset]
+        repository = tmp_path / "out" / "triton_models" / "public" / name
+        assert (repository / "1" / "model.onnx").read_bytes() == bundle.read(name)
+        assert (repository / "config.pbtxt").is_file()
+    assert not list((tmp_path / "out" / "triton_models" / "authority").rglob("*.onnx"))
+
+
+def test_int8_needs_enough_real_faces(run_folder: Path, tmp_path: Path) -> None:
+    options = ("--run", run_folder, "--out", tmp_path / "out", "--precision", "int8", "--demo")
+    result = build(*options)
+    assert result.exit_code == 1
+    assert "int8 needs the ranges that values have on real faces" in result.output
+    np.save(tmp_path / "few.npy", synthetic_faces(60, SIZE))
+    result = build(*options, "--faces", tmp_path / "few.npy")
+    assert result.exit_code == 1
+    assert "int8 needs 176 faces, 128 for the ranges and 48 others" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_precision_at_a_time(run_folder: Path, tmp_path: Path) -> None:
+    result = build("--run", run_folder, "--out", tmp_path / "out", "--fp16", "--precision", "int8")
+    assert result.exit_code == 2
+    assert "found --fp16 and --precision int8" in result.output
+
+
+def test_widening_undoes_the_storage() -> None:
+    model = linear()
+    again = widen(store_fp16(model))
+    check_precision(again, "fp32")
+    kept = {tensor.name: tensor for tensor in again.graph.initializer}
+    original = {tensor.name: tensor for tensor in model.graph.initializer}
+    rounded = np.frombuffer(original["W"].raw_data, np.float32).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(np.frombuffer(kept["W"].raw_data, np.float32), rounded)
+    assert [node.op_type for node in again.graph.node] == ["MatMul", "Add"]
+
+
+# Without a run: the shipped networks.
+
+
+def test_without_a_run_the_shipped_networks_are_served(tmp_path: Path) -> None:
+    result = build("--fp16", "--out", tmp_path / "served")
+    assert result.exit_code == 0, result.output
+    assert "no run was exported" in result.output
+    assert "No TensorRT plans" in result.output
+    assert "pip install '.[export,gpu]'" in result.output
+    assert (tmp_path / "served" / "public" / "protect" / "1" / "model.onnx").is_file()
+    assert build("--out", tmp_path / "served").exit_code == 0, "its own files may be replaced"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "int8"), "the shipped networks are in fp16; for int8 name a training run"),
+        (("--demo",), "--demo is about exporting a run"),
+        (("--faces", "."), "--faces is about exporting a run"),
+        (("--target-gpu", "8.9"), "are about --tensorrt"),
+    ],
+)
+def test_what_needs_a_run_says_so(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    result = build(*options, "--out", tmp_path / "out")
+    assert result.exit_code != 0
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_needs_a_folder_for_its_bundles(run_folder: Path) -> None:
+    result = build("--run", run_folder)
+    assert result.exit_code == 2
+    assert "expected --out" in result.output
+
+
+# TensorRT.
+
+
+def test_plans_compute_in_half_and_stand_for_the_bundles_files(run_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    out = tmp_path / "out"
+    result = build("--run", run_folder, "--out", out, "--fp16", "--demo", "--tensorrt", "tensorrt_rtx")
+    assert result.exit_code == 0, result.output
+    assert "TensorRT plan of protect: tensorrt_rtx" in result.output
+    bundle = open_bundle(out / "public")
+    for name in ("protect", "attributes"):
+        plan, sidecar = read_engine(out / "engines" / f"{name}.plan")
+        assert sidecar.precision == "fp16"
+        assert sidecar.onnx_sha256 == bundle.manifest.models[name].sha256
+        assert sidecar.batch.max == bundle.manifest.max_batch
+        assert (out / "triton_models" / "public" / name / "1" / "model.plan").read_bytes() == plan
+    assert not list(out.rglob("restore*.plan*"))
+
+
+def test_plans_that_were_demanded_and_cannot_be_had_are_an_error(run_folder: Path, tmp_path: Path) -> None:
+    options = ("--run", run_folder, "--out", tmp_path / "out", "--fp16", "--demo", "--tensorrt")
+    result = build(*options)
+    if result.exit_code == 0:
+        pytest.skip("this machine has TensorRT and a GPU")
+    assert result.exit_code == 1
+    assert "tensorrt" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_has_no_plans(run_folder: Path, faces: Path, tmp_path: Path) -> None:
+    result = build(
+        *("--run", run_folder, "--out", tmp_path / "out", "--precision", "int8", "--faces", faces, "--demo"),
+        *("--tensorrt", "tensorrt_rtx"),
+    )
+    assert result.exit_code == 1
+    assert "TensorRT plans are built of bundles in fp32, fp16, fp16-mixed, bf16-mixed" in result.output
+
+
+# The gate in the task's units.
+
+
+def functions(run_folder: Path) -> Networks:
+    return Networks(**{part.name: in_torch(part.module) for part in load_run(run_folder).parts})
+
+
+def test_equal_networks_do_the_same_work(run_folder: Path) -> None:
+    networks = functions(run_folder)
+    target = np.zeros(128, np.float32)
+    target[0] = 1
+    parity = measure_task(
+        networks, networks, synthetic_faces(5, SIZE), load(), strength=0.5, injection=0.1, target=target
+    )
+    assert (parity.target_drift, parity.own_drift, parity.restored_drift) == (0, 0, 0)
+    assert (parity.kept_attributes, parity.ssim, parity.faces) == (1, 1, 5)
+    assert parity.asr is not None
+    assert parity.asr[0] == parity.asr[1]
+    gate_task(parity, "fp32")
+
+
+def test_another_protection_is_found_out(run_folder: Path) -> None:
+    networks = functions(run_folder)
+    other = Networks(
+        protect=lambda inputs: [255 - inputs["faces"]],
+        attributes=lambda inputs: [np.zeros((len(inputs["faces"]), len(NAMES)), np.float32)],
+        restore=networks.restore,
+    )
+    parity = measure_task(
+        networks, other, synthetic_faces(5, SIZE), load(), strength=0.5, injection=0.1, target=None
+    )
+    assert parity.target_drift is None
+    with pytest.raises(ParityError, match=r"do not do what the trained ones do, on 5 faces seen by sface"):
+        gate_task(parity, "int8")
+
+
+GOOD = {
+    "recognizer": "r",
+    "faces": 48,
+    "target_drift": 0.0,
+    "own_drift": 0.0,
+    "restored_drift": 0.0,
+    "asr": (0.9, 0.9),
+    "esr": (1.0, 1.0),
+    "kept_attributes": 1.0,
+    "ssim": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_drift": 0.2}, r"cosine to the target moves by 0\.200, allowed 0\.02"),
+        ({"own_drift": float("nan")}, "cosine to itself moves by nan"),
+        ({"restored_drift": 0.2}, "a restored face's cosine"),
+        ({"asr": (0.9, 0.8)}, r"ASR goes from 0\.900 to 0\.800"),
+        ({"esr": (1.0, 0.9)}, "ESR goes from"),
+        ({"kept_attributes": 0.9}, r"0\.9000 of the attributes agree"),
+        ({"ssim": 0.9}, r"least SSIM of a protected face 0\.9000"),
+    ],
+)
+def test_every_bound_of_the_task_is_held(change: dict, message: str) -> None:
+    gate_task(TaskParity(**GOOD), "fp16")  # type: ignore[arg-type]
+    with pytest.raises(ParityError, match=message):
+        gate_task(TaskParity(**{**GOOD, **change}), "fp16")
+
+
+def test_a_failed_task_writes_nothing(
+    run_folder: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.recipe.measure_task", lambda *_, **__: TaskParity(**{**GOOD, "ssim": 0.1}))
+    (tmp_path / "target.json").write_text(json.dumps({"sface": [1.0] + 127 * [0.0]}))
+    result = build(
+        *("--run", run_folder, "--out", tmp_path / "out", "--fp16", "--faces", faces),
+        *("--target-embedding", tmp_path / "target.json"),
+    )
+    assert result.exit_code == 1
+    assert "Nothing was written." in result.output
+    assert list(tmp_path.iterdir()) == [tmp_path / "target.json"]
