@@ -59,7 +59,7 @@ def computing_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     module = copy.deepcopy(module).to(dtype)
     if wrong := [name for name, weight in module.named_parameters() if not weight.isfinite().all()]:
         raise PrecisionError(f"these weights do not fit {dtype}: {', '.join(wrong)}; export in fp32")
-    for parent in [part for part in module.modules() if isinstance(part, nn.Sequential)]:
+    for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Tanh):
                 setattr(parent, name, nn.Sequential(_ToFloat(), child))

@@ -14,17 +14,22 @@ from ..errors import ExportError
 
 
 class SubpixelUp(nn.Module):
-    """What a ``ConvTranspose2d`` with a 4x4 kernel, stride 2 and padding 1 computes.
+    """What a ``ConvTranspose2d`` of a 4x4 kernel, stride 2 and padding 1, and an activation after it compute.
+
+    The activation comes before the pixels are put into place, where a runtime joins it with the convolution.
 
     Args:
         transposed: of one group; its weights are copied.
         form: see ``runtime.subpixel``.
+        activation: of each value by itself.
 
     Raises:
         ExportError: it is another kind of transposed convolution.
     """
 
-    def __init__(self, transposed: nn.ConvTranspose2d, form: SubpixelForm) -> None:
+    def __init__(
+        self, transposed: nn.ConvTranspose2d, form: SubpixelForm, activation: nn.Module | None = None
+    ) -> None:
         super().__init__()
         expected = {"kernel_size": (4, 4), "stride": (2, 2), "padding": (1, 1), "dilation": (1, 1)}
         found = {name: getattr(transposed, name) for name in expected}
@@ -33,6 +38,7 @@ class SubpixelUp(nn.Module):
                 f"expected a transposed convolution 4x4, stride 2, padding 1, one group, found {transposed}"
             )
         self.form = form
+        self.activation = activation or nn.Identity()
         weight = torch.from_numpy(subpixel_weights(transposed.weight.detach().numpy(), form))
         channels_out, channels_in, size, _ = weight.shape
         self.conv = nn.Conv2d(
@@ -44,7 +50,7 @@ class SubpixelUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C', 2 H, 2 W)``."""
-        out = functional.pixel_shuffle(self.conv(x), 2)
+        out = functional.pixel_shuffle(self.activation(self.conv(x)), 2)
         return out if self.form == "3x3" else out[:, :, 1:-1, 1:-1]
 
 
@@ -57,6 +63,9 @@ def to_subpixel(network: nn.Module, form: SubpixelForm) -> nn.Module:
     network = copy.deepcopy(network)
     for parent in [module for module in network.modules() if not isinstance(module, SubpixelUp)]:
         for name, child in list(parent.named_children()):
+            match list(child.children()):
+                case [nn.ConvTranspose2d() as transposed, nn.ReLU() | nn.Tanh() as activation]:
+                    setattr(parent, name, SubpixelUp(transposed, form, activation))
             if isinstance(child, nn.ConvTranspose2d):
                 setattr(parent, name, SubpixelUp(child, form))
     return network
