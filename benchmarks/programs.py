@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from export.mixed import computing_in
+from export.mixed import computing_in, to_fp16
 from export.onnx_graph import to_onnx
 from export.quantization import quantize_int8
 from export.rewrites import BatchedBranches, JoinedEncoders, fold_batch_norms, to_subpixel
@@ -91,6 +91,8 @@ def programs_of(
 
     for form, model in data.items():
         yield Program(name=_named("ONNX Runtime fp32", form), run=_backend("ort-cpu", model, threads))
+    half = to_fp16(graphs["folded"]).SerializeToString()
+    yield Program(name="ONNX Runtime fp16-mixed, folded", run=_backend("ort-cpu", half, threads))
     yield Program(name="ONNX Runtime int8, 2x2", run=_backend("ort-cpu", quantized, threads))
     if "CUDAExecutionProvider" in _providers():
         yield Program(name="ONNX Runtime CUDA fp32", run=_backend("ort-cuda", data[""], threads))
