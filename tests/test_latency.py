@@ -1,0 +1,112 @@
+"""The latency benchmark: what it counts, how it compares, and that every program is the same network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks import latency
+from benchmarks.latency import compare, flops_of, ratios
+from benchmarks.programs import REFERENCE, Program, programs_of
+from export.faces import synthetic_faces
+from export.run import inputs_of, load_run
+
+from .tiny_run import NAMES, SIZE, save_run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "SETTLE_S", 0.0)
+
+
+def test_every_program_is_the_same_network(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes a minute a program and is PyTorch's affair: here it gives the module back."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    for part in load_run(run_folder).parts:
+        if part.name == "attributes":
+            continue
+        inputs = inputs_of(part, synthetic_faces(12, SIZE), len(NAMES))
+        programs = list(programs_of(part, inputs, inputs, threads=1, device=torch.device("cpu")))
+        names = [program.name for program in programs]
+        assert names[0] == REFERENCE
+        assert len(set(names)) == len(names)
+        assert {"ONNX Runtime int8, 2x2", "PyTorch bf16, compiled"} <= set(names)
+        expected = programs[0].run(inputs).astype(int)
+        assert expected.std() > 1
+        for program in programs:
+            difference = np.abs(program.run(inputs) - expected)
+            # Random weights: int8's 2 % is some levels; a wrong form would be off by tens everywhere.
+            allowed = 3.0 if "int8" in program.name else 1.0
+            assert difference.mean() <= allowed, program.name
+
+
+def test_multiplications_are_counted_by_hand(run_folder: Path) -> None:
+    """The tiny restorer, 32 px, width 4, depth 3: 2 x outputs x inputs of each weight's taps."""
+    (part,) = (part for part in load_run(run_folder).parts if part.name == "restore")
+    encoder = [(16, 4, 3), (8, 8, 4), (4, 16, 8)]  # side of the output, channels out, channels in
+    decoder = [(4, 16, 16), (8, 8, 16 + 8), (16, 3, 8)]  # side of the input, channels out, channels in
+    expected = sum(2 * side**2 * out * into * 16 for side, out, into in encoder + decoder)
+    inputs = inputs_of(part, synthetic_faces(2, SIZE), len(NAMES))
+    assert flops_of(part, inputs) == expected
+
+
+def test_times_are_those_of_a_face_and_drift_is_from_the_first() -> None:
+    inputs = {"faces": np.arange(8, dtype=np.uint8).reshape(8, 1)}
+    rows = compare(
+        [
+            Program(name=REFERENCE, run=lambda given: given["faces"]),
+            Program(name="other", run=lambda given: given["faces"] + np.uint8(2)),
+        ],
+        inputs,
+        (1, 4),
+        rounds=3,
+        calls=2,
+    )
+    assert [(row["program"], row["batch"], row["calls"]) for row in rows] == [
+        (REFERENCE, 1, 6),
+        ("other", 1, 6),
+        (REFERENCE, 4, 6),
+        ("other", 4, 6),
+    ]
+    assert [row["max_levels"] for row in rows] == [0, 2, 0, 2]
+    for row in rows:
+        low, high = row["quartiles_ms"]
+        assert 0 < row["least_ms"] <= low <= row["ms_per_face"] <= high
+
+
+def test_ratios_are_to_the_same_batch() -> None:
+    rows = [
+        {"program": REFERENCE, "batch": 1, "ms_per_face": 9.0},
+        {"program": REFERENCE, "batch": 8, "ms_per_face": 6.0},
+        {"program": "fast", "batch": 8, "ms_per_face": 2.0},
+    ]
+    assert ratios(rows[2], rows, 1.0) == {"speedup": 3.0, "times_floor": 2.0}
+
+
+def test_the_command_writes_a_result(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    monkeypatch.setattr(latency, "CALIBRATION_FACES", 8)
+    np.save(tmp_path / "crops.npy", synthetic_faces(10, SIZE))
+    options = ("--run", run_folder, "--faces", tmp_path / "crops.npy", "--out", tmp_path / "out.json")
+    options += ("--batch", 2, "--rounds", 3, "--calls", 1, "--threads", 1)
+    result = CliRunner().invoke(latency.main, [str(option) for option in options])
+    assert result.exit_code == 0, result.output
+    measured = json.loads((tmp_path / "out.json").read_text())
+    assert measured["networks"].keys() == {"protect", "restore"}
+    for network in measured["networks"].values():
+        (reference,) = (row for row in network["programs"] if row["program"] == REFERENCE)
+        assert (reference["speedup"], reference["max_levels"], reference["calls"]) == (1, 0, 3)
+        floor_ms = 1e3 * network["flops_per_face"] / measured["matrix_rate_flops"]["bf16"]
+        assert network["floor_ms"] == pytest.approx(floor_ms, rel=1e-3, abs=1e-5)
