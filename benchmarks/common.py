@@ -17,7 +17,10 @@ import numpy as np
 from runtime.errors import ErasableMaskError
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-VERSIONED = ("numpy", "opencv-python-headless", "onnxruntime", "pillow", "torch", "kornia", "lpips")
+VERSIONED = (
+    *("numpy", "opencv-python-headless", "onnxruntime", "openvino", "pillow"),
+    *("torch", "kornia", "lpips"),
+)
 
 
 def pictures_below(folder: Path) -> list[Path]:

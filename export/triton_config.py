@@ -18,7 +18,7 @@ DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 # The queue counts requests, and the smallest is one face: two full batches may wait behind the running one.
 QUEUED_BATCHES = 2
-# A queue of one-face requests on one slow core, at 13 ms a face, is worked off in less.
+# A queue of one-face requests on two slow cores, at 13 ms a face, is worked off in less.
 QUEUE_TIMEOUT_US = 2_000_000
 
 _HEADER = """\
