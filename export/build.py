@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +9,12 @@ import click
 
 from runtime.errors import ErasableMaskError, MissingExtraError
 
+from .repository import engine_options, log_to_stderr, options_of, say_written, serve_bundles
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .engine import Engine, EngineOptions
+    from .engine import EngineOptions
     from .precision import Precision
     from .recipe import BuildReport
     from .task_parity import TaskParity
@@ -51,27 +51,8 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.option("--faces", type=_EXISTING, help="Aligned faces to compare on: crops.npy, or a folder.")
 @click.option("--target-embedding", type=_EXISTING, help='JSON of the target, like {"sface": [...]}.')
 @click.option("--name", help="Name of the bundle; default: the run's preset.")
-@click.option("--overwrite", is_flag=True, help="Replace the bundles in --out.")
-@click.option(
-    "--tensorrt",
-    "flavour",
-    is_flag=False,
-    flag_value="tensorrt",
-    type=click.Choice(["tensorrt", "tensorrt_rtx"]),
-    help="Also build TensorRT plans of the public networks, with the library of this name; fail without it.",
-)
-@click.option(
-    "--target-gpu",
-    multiple=True,
-    metavar="X.Y",
-    help="Compute capability that plans are for, repeatable; 8.0+: Ampere and newer.",
-)
-@click.option(
-    "--version-compatible", is_flag=True, help="Plans also for later versions of the same major one."
-)
-@click.option(
-    "--timing-cache", type=click.Path(path_type=Path), help="Folder where TensorRT keeps what it measured."
-)
+@click.option("--overwrite", is_flag=True, help="Replace the bundles in --out.  [without --run: always]")
+@engine_options
 @click.option("--unfinished", is_flag=True, help="Take a run whose training is not over, for a smoke run.")
 def main(
     run: Path | None,
@@ -100,19 +81,7 @@ def main(
     """
     if fp16 and precision not in (None, "fp16"):
         raise click.UsageError(f"expected one precision, found --fp16 and --precision {precision}")
-    options_of_plans = target_gpu or version_compatible or timing_cache
-    if flavour is None and options_of_plans:
-        raise click.UsageError("--target-gpu, --version-compatible and --timing-cache are about --tensorrt")
-    plans = None
-    if flavour is not None:
-        from .engine import EngineOptions
-
-        plans = EngineOptions(
-            flavour=flavour,
-            target_gpu=target_gpu,
-            version_compatible=version_compatible,
-            timing_cache=timing_cache,
-        )
+    engines = options_of(flavour, target_gpu, version_compatible, timing_cache)
     if run is None:
         options = {
             "--key": key,
@@ -121,12 +90,11 @@ def main(
             "--faces": faces,
             "--target-embedding": target_embedding,
             "--name": name,
-            "--overwrite": overwrite,
             "--unfinished": unfinished,
         }
         if given := [option for option, value in options.items() if value]:
             raise click.UsageError(f"{given[0]} is about exporting a run; name one with --run")
-        _serve_shipped("fp16" if fp16 else precision, out or Path("triton_models"), plans)
+        _serve_shipped("fp16" if fp16 else precision, out or Path("triton_models"), engines)
         return
     if out is None:
         raise click.UsageError("expected --out, the folder that gets the bundles of --run")
@@ -150,12 +118,11 @@ def main(
             name=name,
             overwrite=overwrite,
             unfinished=unfinished,
-            engines=plans,
+            engines=engines,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("export").setLevel(logging.INFO)
+    log_to_stderr()
     try:
         report = build(request)
     except (ErasableMaskError, CheckpointError) as error:
@@ -163,13 +130,12 @@ def main(
     _show(report, out)
 
 
-def _serve_shipped(precision: Precision | None, out: Path, plans: EngineOptions | None) -> None:
-    """The shipped networks without any training: their plans, if asked for, and their repositories."""
+def _serve_shipped(precision: Precision | None, out: Path, options: EngineOptions | None) -> None:
+    """The shipped networks without any training: repositories, and plans if asked for. Replaces its own."""
     from runtime.manifest import open_bundle
     from runtime.shipped import default_bundle
 
-    from .triton_repository import MODELS, write_repositories
-
+    log_to_stderr()
     try:
         public, authority = default_bundle("public"), default_bundle("authority")
         shipped = open_bundle(public).manifest
@@ -178,49 +144,18 @@ def _serve_shipped(precision: Precision | None, out: Path, plans: EngineOptions 
                 f"the shipped networks are in {shipped.precision}; for {precision} name a training run "
                 "with --run"
             )
-        engines = {}
-        if plans is not None:
-            from .engines import ENGINES, build_engines, write_engines
-
-            bundle = open_bundle(public)
-            engines = build_engines(
-                {name: bundle.read(name) for name in MODELS["public"]},
-                precision=shipped.precision,
-                max_batch=shipped.max_batch,
-                options=plans,
-            )
-            write_engines(out / ENGINES, engines)
-        written = {name: engine.plan for name, engine in engines.items()}
-        write_repositories(public, authority, out, overwrite=True, plans=written)
+        engines = serve_bundles(public, authority, out, overwrite=True, options=options)
     except ErasableMaskError as error:
         raise click.ClickException(f"{error}\nNothing was written.") from error
     click.echo(f"Networks: the shipped bundle {shipped.name!r} in {shipped.precision}; no run was exported.")
-    for role, names in MODELS.items():
-        click.echo(f"{out / role}: {', '.join(names)}")
-    _say_plans(engines)
-
-
-def _say_plans(engines: Mapping[str, Engine]) -> None:
-    """What was built, or what is missing for it and how to get it."""
-    for name, engine in engines.items():
-        about = engine.sidecar
-        newer = " and newer" if about.hardware_compatible else ""
-        gpus = f"GPUs {', '.join(about.architectures)}{newer}" if about.architectures else "an unknown GPU"
-        click.echo(
-            f"TensorRT plan of {name}: {about.flavour} {about.flavour_version}, {about.precision}, batches "
-            f"{about.batch.min} to {about.batch.max}, {gpus}, {len(engine.plan) / 2**20:.1f} MiB in "
-            f"{about.build_s:.1f} s"
-        )
-    if not engines:
-        click.echo(
-            "No TensorRT plans: they belong to one GPU and one version of TensorRT. On the machine that "
-            "serves, run in the checkout: pip install '.[export,gpu]', then this command with --tensorrt."
-        )
+    say_written(out, engines)
 
 
 def _show(report: BuildReport, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from .bundle import REPOSITORIES
 
     parity = Table(title=f"Drift of the exported networks on {report.faces}", min_width=60)
     for column in ("network", "max", "mean", "99.9%", "within 1"):
@@ -240,7 +175,7 @@ def _show(report: BuildReport, out: Path) -> None:
     else:
         console.print(_task_table(report.task))
     console.print(sizes)
-    _say_plans(report.engines)
+    say_written(out / REPOSITORIES, report.engines)
     if report.new_key is not None:
         click.echo(
             f"New key: {report.new_key}\nIt opens the restorer: who has it can erase, who loses it cannot. "

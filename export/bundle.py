@@ -14,10 +14,10 @@ from runtime.authority import Secret, seal_bundle_model, unseal_model, write_key
 from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
 
 from .engine import Engine
-from .engines import ENGINES, write_engines
 from .errors import ExportError
 from .folders import partial_of, replace_folder
 from .onnx_graph import input_specs, output_specs
+from .triton_repository import check_free as check_repositories
 from .triton_repository import write_repositories
 
 ROLES: tuple[Role, ...] = ("public", "authority")
@@ -69,6 +69,8 @@ def check_free(out: Path, *, overwrite: bool) -> None:
             f"{out} is not overwritten, for it holds no bundles of this command (expected "
             f"{' and '.join(ROLES)}, each with a {MANIFEST_NAME}); choose another --out"
         )
+    if (out / REPOSITORIES).exists():
+        check_repositories(out / REPOSITORIES, overwrite=True)
 
 
 def write_bundles(
@@ -82,9 +84,9 @@ def write_bundles(
 ) -> None:
     """Writes both bundles and their Triton repositories under a temporary name, reads back, and renames.
 
-    ``out/public`` and ``out/authority`` are the bundles, ``out/triton_models`` the repositories,
-    ``out/engines`` the TensorRT plans. The restorer is sealed in memory; only its ciphertext reaches the
-    disk. Files beside these in a folder that is replaced are kept.
+    ``out/public`` and ``out/authority`` are the bundles, ``out/triton_models`` the repositories and plans.
+    The restorer is sealed in memory; only its ciphertext reaches the disk. Files beside these in a folder
+    that is replaced are kept.
 
     Args:
         out: replaced if it exists, see ``check_free``.
@@ -110,14 +112,11 @@ def write_bundles(
             write_key_file(authority / DEMO_KEY_NAME, key)
             (authority / DEMO_KEY_NAME).chmod(0o644)  # for everybody, unlike every other key
         _read_back(partial, networks, key)
-        plans = {name: engine.plan for name, engine in (engines or {}).items()}
-        write_repositories(partial / "public", authority, partial / REPOSITORIES, plans=plans)
-        if engines:
-            write_engines(partial / ENGINES, engines)
+        write_repositories(partial / "public", authority, partial / REPOSITORIES, engines=engines)
         if new_key is not None:
             write_key_file(new_key, key)
         try:
-            replace_folder(out, partial, (*ROLES, REPOSITORIES, ENGINES))
+            replace_folder(out, partial, (*ROLES, REPOSITORIES))
         except BaseException:
             if new_key is not None:
                 new_key.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ def build_engine(
         raise PrecisionError(f"unknown precision {precision!r} of an engine; known: {', '.join(_DTYPES)}")
     trt = load_tensorrt(options.flavour)
     gpu = find_gpu()
-    _check_available(trt, options)
+    check_available(trt, options)
     log = library_log(trt)
     with log.listening() as errors:
         builder = _create_builder(trt, log, errors)
@@ -193,8 +193,12 @@ def _dtypes(layer: Any) -> set[str]:
     return {tensor.dtype.name for tensor in ends if tensor is not None}
 
 
-def _check_available(trt: ModuleType, options: EngineOptions) -> None:
-    """Refuses what a flavour does not have, before any work is done."""
+def check_available(trt: ModuleType, options: EngineOptions) -> None:
+    """Refuses what a flavour does not have.
+
+    Raises:
+        ExportError: one of the options.
+    """
     rtx = options.flavour == "tensorrt_rtx"
     if rtx and options.version_compatible:
         raise ExportError(

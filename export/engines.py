@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import onnx
 
 from runtime.engine_sidecar import BatchProfile
+from runtime.tensorrt_library import load_tensorrt
 
-from .engine import Engine, EngineOptions, build_engine, write_engine
+from .engine import Engine, EngineOptions, build_engine, check_available
 from .errors import ExportError
 from .mixed import to_fp16
 from .precision import widen
-
-ENGINES = "engines"
 
 # What a plan computes in, by the precision of the bundle. A bundle that is stored in float16 computes in
 # float32 on a CPU; on a GPU float16 is what storing it promises.
 COMPUTED = {"fp32": "fp32", "fp16": "fp16", "fp16-mixed": "fp16", "bf16-mixed": "bf16"}
 
 
-def check_engines(precision: str) -> None:
-    """Refuses, before any work, what no plan can be built of.
+def check_engines(precision: str, options: EngineOptions) -> None:
+    """Refuses, before any work, what cannot be built.
 
     Raises:
-        ExportError: the precision is none of ``COMPUTED``.
+        ExportError: there are no plans in the precision, or the library has no such option.
+        MissingExtraError, BackendError: the library is not installed or cannot be loaded.
     """
     if precision not in COMPUTED:
         raise ExportError(
-            f"TensorRT plans are built of bundles in {', '.join(COMPUTED)}, found {precision}: "
-            "its int8 is around 0, a CPU's is not"
+            f"TensorRT plans are built of bundles in {', '.join(COMPUTED)}, found {precision}: TensorRT "
+            "takes int8 only around zero, and these networks were quantised for CPUs"
         )
+    check_available(load_tensorrt(options.flavour), options)
 
 
 def build_engines(
@@ -48,7 +49,7 @@ def build_engines(
     Raises:
         ExportError: see ``build_engine``.
     """
-    check_engines(precision)
+    check_engines(precision, options)
     batch = BatchProfile(min=1, opt=min(8, max_batch), max=max_batch)
     engines = {}
     for name, data in models.items():
@@ -58,21 +59,7 @@ def build_engines(
         engines[name] = build_engine(
             graph,
             precision=COMPUTED[precision],
-            options=EngineOptions(**{**vars(options), "batch": batch}),
+            options=replace(options, batch=batch),
             source=data,
         )
     return engines
-
-
-def write_engines(folder: Path, engines: Mapping[str, Engine]) -> None:
-    """Writes ``folder/NAME.plan`` and the description beside each.
-
-    Raises:
-        ExportError: a file cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
-    for name, engine in engines.items():
-        write_engine(folder / f"{name}.plan", engine)

@@ -27,7 +27,7 @@ from runtime.subpixel import SubpixelForm
 
 from .errors import PrecisionError
 from .onnx_graph import OPSET, checked
-from .quantization import not_quantized
+from .quantization import not_quantized, quantized_nodes
 
 Precision = Literal["fp32", "fp16", "fp16-mixed", "bf16-mixed", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -41,7 +41,7 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PrecisionSpec:
     """How a precision is made.
 
     Attributes:
@@ -49,7 +49,7 @@ class Plan:
         opset: of the graph; convolutions know bfloat16 from 22 on.
         upsampling: form that takes the place of transposed convolutions, None to keep them. Neither int8 nor
             TensorRT's bfloat16 knows transposed ones.
-        backend: what runs the gate; ONNX Runtime's CPU has no bfloat16.
+        backend: what runs the gate. ONNX Runtime's CPU has no bfloat16, and is no faster in int8.
     """
 
     dtype: torch.dtype = torch.float32
@@ -58,12 +58,12 @@ class Plan:
     backend: str = "ort-cpu"
 
 
-PLANS: dict[Precision, Plan] = {
-    "fp32": Plan(),
-    "fp16": Plan(),
-    "fp16-mixed": Plan(),
-    "bf16-mixed": Plan(dtype=torch.bfloat16, opset=22, upsampling="2x2", backend="openvino-bf16"),
-    "int8": Plan(upsampling="2x2"),
+SPECS: dict[Precision, PrecisionSpec] = {
+    "fp32": PrecisionSpec(),
+    "fp16": PrecisionSpec(),
+    "fp16-mixed": PrecisionSpec(),
+    "bf16-mixed": PrecisionSpec(dtype=torch.bfloat16, opset=22, upsampling="2x2", backend="openvino-bf16"),
+    "int8": PrecisionSpec(upsampling="2x2", backend="openvino-fp32"),
 }
 
 _STORED: dict[Precision, int] = {
@@ -127,6 +127,8 @@ def check_precision(model: ModelProto, precision: Precision) -> None:
     """
     if wrong := _undelivered(model, precision):
         raise PrecisionError(f"asked for {precision}, but it was not delivered for: {', '.join(wrong)}")
+    if precision == "int8" and not quantized_nodes(model):
+        raise PrecisionError("asked for int8, but the graph has no convolution inside to quantise")
     if precision not in ("fp32", "int8") and not any(_large_weights(model)):
         raise PrecisionError(
             f"asked for {precision}, but no weight has {MIN_ELEMENTS} elements or more, so none was reduced"

@@ -8,30 +8,26 @@ error of two levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from runtime.backends import create_backend
 
 from .errors import PrecisionError
 from .onnx_graph import checked
 
-# Channels of a picture, and of the four pixels of one that a sub-pixel convolution gives.
-_PICTURE_CHANNELS = (3, 12)
 _BATCH = 8
 
 
-def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray], *, symmetric: bool = False) -> ModelProto:
+def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray]) -> ModelProto:
     """A copy whose inner convolutions compute in int8 where a runtime knows how.
 
     Args:
         model: a float32 graph of plain convolutions, with inferred shapes; not changed.
         inputs: every input by name, the same number of rows in each: the faces that set the ranges.
-        symmetric: int8 activations around 0 for TensorRT, which takes no others; else uint8 ones of any
-            range, which lose less.
 
     Raises:
         PrecisionError: there is nothing to quantise.
@@ -54,7 +50,7 @@ def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray], *, symmetric
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(
             CalibrationMethod.MinMax,
             {
@@ -66,7 +62,6 @@ def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray], *, symmetric
         nodes_to_exclude=[],
         op_types_to_quantize=["Conv"],
         extra_options={
-            "ActivationSymmetric": symmetric,
             "OpTypesToExcludeOutputQuantization": ["Conv"],
             "QuantizeBias": False,
         },
@@ -81,13 +76,33 @@ def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray], *, symmetric
 
 
 def quantized_nodes(model: ModelProto) -> list[NodeProto]:
-    """The convolutions that neither read nor write a picture."""
-    weights = {weight.name: weight.dims[:2] for weight in model.graph.initializer}
-    return [
-        node
-        for node in model.graph.node
-        if node.op_type == "Conv" and not set(weights[node.input[1]]) & set(_PICTURE_CHANNELS)
-    ]
+    """The convolutions between the first and the last of every way through, from picture to picture."""
+    nodes = model.graph.node
+    ends = _nearest(nodes, _pictures(model.graph.input)) | _nearest(
+        [_turned(node) for node in reversed(nodes)], _pictures(model.graph.output)
+    )
+    return [node for node in nodes if node.op_type == "Conv" and node.name not in ends]
+
+
+def _pictures(values: Iterable[ValueInfoProto]) -> set[str]:
+    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.UINT8}
+
+
+def _turned(node: NodeProto) -> NodeProto:
+    return NodeProto(name=node.name, op_type=node.op_type, input=node.output, output=node.input)
+
+
+def _nearest(nodes: Iterable[NodeProto], start: set[str]) -> set[str]:
+    """Names of the convolutions that are reached from some tensors without passing another."""
+    reached, found = set(start), set()
+    for node in nodes:
+        if reached.isdisjoint(node.input):
+            continue
+        if node.op_type == "Conv":
+            found.add(node.name)
+        else:
+            reached.update(node.output)
+    return found
 
 
 def activation_ranges(
@@ -116,22 +131,15 @@ def not_quantized(model: ModelProto) -> list[str]:
     made_by = {output: node for node in model.graph.node for output in node.output}
     stored = {weight.name: weight for weight in model.graph.initializer}
 
-    def is_quantized(name: str, kinds: tuple[int, ...]) -> bool:
+    def is_quantized(name: str, kind: int) -> bool:
         node = made_by.get(name)
         if node is None or node.op_type != "DequantizeLinear":
             return False
-        return stored[node.input[2]].data_type in kinds
+        return stored[node.input[2]].data_type == kind
 
-    wrong = []
-    for node in model.graph.node:
-        if node.op_type != "Conv":
-            continue
-        activations, weights = node.input[:2]
-        if weights in stored and set(stored[weights].dims[:2]) & set(_PICTURE_CHANNELS):
-            continue
-        if not (
-            is_quantized(weights, (TensorProto.INT8,))
-            and is_quantized(activations, (TensorProto.INT8, TensorProto.UINT8))
-        ):
-            wrong.append(node.name)
-    return wrong
+    return [
+        node.name
+        for node in quantized_nodes(model)
+        if not is_quantized(node.input[0], TensorProto.UINT8)
+        or not is_quantized(node.input[1], TensorProto.INT8)
+    ]

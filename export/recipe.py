@@ -15,7 +15,7 @@ from onnx import ModelProto
 from runtime.authority import generate_key, read_key_file
 from runtime.errors import RecognizerError
 from runtime.manifest import Manifest
-from runtime.recognizers import load
+from runtime.recognizers import EMBEDDING_DIM, find, load
 
 from .bundle import RESTORE, Network, Networks, check_free, write_bundles
 from .detector import export_detector
@@ -26,7 +26,7 @@ from .faces import FacesU8, load_faces, resized, synthetic_faces
 from .mixed import computing_in, to_fp16
 from .onnx_graph import to_onnx
 from .parity import Parity, Run, gate, in_backend, in_torch, measure
-from .precision import PLANS, Precision, check_precision, store_fp16
+from .precision import SPECS, Precision, check_precision, store_fp16
 from .quantization import quantize_int8
 from .rewrites import fold_batch_norms, to_subpixel
 from .run import (
@@ -39,8 +39,7 @@ from .run import (
     load_run,
     read_target_embeddings,
 )
-from .task_parity import Networks as Functions
-from .task_parity import TaskParity, gate_task, measure_task
+from .task_parity import Functions, TaskParity, gate_task, measure_task
 
 PARITY_FACES = 48
 CALIBRATION_FACES = 128
@@ -59,7 +58,7 @@ class BuildRequest:
         run: a training run's folder.
         unfinished: take the run even if its training is not over.
         out: folder of the two bundles.
-        precision: storage of the weights.
+        precision: of the networks.
         key: an existing key file that seals the restorer; without one a new key is made.
         new_key: where to write the new key; if neither ``key`` nor ``demo`` is given either, beside ``out``
             as ``<out name>.key``.
@@ -130,7 +129,7 @@ def build(request: BuildRequest) -> BuildReport:
     """
     check_free(request.out, overwrite=request.overwrite)
     if request.engines is not None:
-        check_engines(request.precision)
+        check_engines(request.precision, request.engines)
     new_key = request.new_key_path
     if new_key is not None:
         _check_new_key(new_key, request.out)
@@ -187,15 +186,15 @@ def _export(
     metadata: dict[str, str],
 ) -> tuple[Network, Run, Parity]:
     """One network through every step and its gate, and as a function."""
-    plan, count = PLANS[precision], len(run.attributes)
+    spec, count = SPECS[precision], len(run.attributes)
     module = fold_batch_norms(part.module)
-    if plan.upsampling is not None:
-        module = to_subpixel(module, plan.upsampling)
-    if plan.dtype != torch.float32:
-        module = computing_in(module, plan.dtype)
+    if spec.upsampling is not None:
+        module = to_subpixel(module, spec.upsampling)
+    if spec.dtype != torch.float32:
+        module = computing_in(module, spec.dtype)
     inputs = inputs_of(part, faces, count)
     examples = {name: torch.from_numpy(np.repeat(values[:1], 2, axis=0)) for name, values in inputs.items()}
-    graph = to_onnx(module, examples, [part.output], metadata=metadata, opset=plan.opset)
+    graph = to_onnx(module, examples, [part.output], metadata=metadata, opset=spec.opset)
     if precision == "fp16":
         graph = store_fp16(graph)
     if precision == "fp16-mixed":
@@ -204,7 +203,7 @@ def _export(
         graph = quantize_int8(graph, inputs_of(part, calibration, count))
     check_precision(graph, precision)
     network = Network.of(graph)
-    candidate = in_backend(part.name, network.data, plan.backend)
+    candidate = in_backend(part.name, network.data, spec.backend)
     parity = measure(part.name, in_torch(part.module), candidate, inputs)
     gate(parity, precision)
     return network, candidate, parity
@@ -221,11 +220,16 @@ def _task_parity(
     """The gate in the task's units, or why there is none."""
     if request.faces is None:
         return None, "synthetic pictures have no identity; name real faces with --faces"
+    if len(faces) < PARITY_FACES:
+        return None, f"that takes {PARITY_FACES} faces, found {len(faces)}"
     try:
-        recognizer = load()
+        path = find()
     except RecognizerError as error:
         return None, str(error)
+    recognizer = load(path)  # a file that was changed ends the build
     target = embeddings.get("sface")
+    if target is not None and len(target) != EMBEDDING_DIM:
+        raise ExportError(f"expected {EMBEDDING_DIM} numbers of the target for sface, found {len(target)}")
     parity = measure_task(
         Functions(**{part.name: in_torch(part.module) for part in run.parts}),
         Functions(**programs),

@@ -22,7 +22,7 @@ from training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_networks
 from training.config import RunConfig
 
 from .errors import ExportError
-from .precision import PLANS, Precision
+from .precision import SPECS, Precision
 from .wrappers import AttributesExport, ProtectExport, RestoreExport
 
 MAX_BATCH = 64
@@ -142,7 +142,7 @@ def describe(
         injection=settings.injection,
         max_batch=MAX_BATCH,
         precision=precision,
-        opset=PLANS[precision].opset,
+        opset=SPECS[precision].opset,
         target=run.about["target"],
         terms=TERMS,
         demo=demo,

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from runtime.manifest import Bundle, Role, open_bundle
 
+from .engine import Engine, write_engine
 from .errors import ExportError
 from .folders import partial_of, replace_folder
-from .triton_config import ONNX, PLATFORMS, TENSORRT, config_text
+from .triton_config import ONNX, PLATFORMS, TENSORRT, Platform, config_text
 
 MODELS: dict[Role, tuple[str, ...]] = {"public": ("protect", "attributes"), "authority": ("restore",)}
 VERSION = "1"
+ENGINES = "engines"
 
 _RESTORE_NOTE = """\
 The restorer is the authority's secret, so its model file is missing here and must never be put on a disk.
@@ -31,9 +33,12 @@ _CONFIGS = {
     for name in names
     for platform in PLATFORMS
 }
-_OURS = _CONFIGS | {
-    f"public/{name}/{VERSION}/{platform.file}" for name in MODELS["public"] for platform in PLATFORMS
-}
+_OURS = (
+    _CONFIGS
+    | {f"public/{name}/{VERSION}/{platform.file}" for name in MODELS["public"] for platform in PLATFORMS}
+    | {f"{ENGINES}/{name}.plan{suffix}" for name in MODELS["public"] for suffix in ("", ".json")}
+)
+_FOLDERS = (*MODELS, ENGINES)
 
 
 def write_repositories(
@@ -42,17 +47,20 @@ def write_repositories(
     out: Path,
     *,
     overwrite: bool = False,
-    plans: Mapping[str, bytes] | None = None,
+    engines: Mapping[str, Engine] | None = None,
 ) -> None:
     """Writes ``out/public`` and, with an authority's bundle, ``out/authority``, whole or not at all.
+
+    With engines also ``out/engines``, each plan with its description.
 
     Args:
         public: folder of the public bundle. Its ``protect`` and ``attributes`` are copied byte by byte.
         authority: folder of the authority's bundle. Of its restorer only the hash is checked.
-        out: its two repositories are replaced as a whole, so that no plan of other weights survives; other
-            entries are kept.
+        out: its repositories and engines are replaced as a whole, so that no plan of other weights survives;
+            other entries are kept.
         overwrite: replace what is in ``out``.
-        plans: TensorRT plans by model, public models only, built for batches from 1 to ``max_batch``.
+        engines: TensorRT plans by model, public models only, built for batches from 1 to ``max_batch``. Those
+            of plain TensorRT also go into the repository; Triton has no other.
 
     Raises:
         BundleError: a folder is no bundle, lacks a network, or holds one that was changed.
@@ -60,8 +68,9 @@ def write_repositories(
             that Triton cannot be told of; a plan is of no public model.
         MissingExtraError: tritonclient is not installed.
     """
-    _check_free(out, overwrite=overwrite)
-    files = _public_files(_open(public, "public"), plans or {})
+    check_free(out, overwrite=overwrite)
+    engines = engines or {}
+    files = _public_files(_open(public, "public"), engines)
     if authority is not None:
         files |= _authority_files(_open(authority, "authority"))
     out = out.resolve()
@@ -71,23 +80,31 @@ def write_repositories(
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        replace_folder(out, partial, MODELS)
+        for name, engine in engines.items():
+            path = partial / ENGINES / f"{name}.plan"
+            path.parent.mkdir(exist_ok=True)
+            write_engine(path, engine)
+        replace_folder(out, partial, _FOLDERS)
     except OSError as error:
         raise ExportError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_free(out: Path, *, overwrite: bool) -> None:
-    """Refuses a folder that must not be replaced: it would take somebody's own models along."""
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that must not be replaced: it would take somebody's own models along.
+
+    Raises:
+        ExportError: ``out`` exists and ``overwrite`` is not given, or it holds what is not of this module.
+    """
     if not out.exists():
         return
     if not overwrite:
         raise ExportError(f"{out} exists and is kept; choose another --out, or add --overwrite")
     found = {
         path.relative_to(out).as_posix()
-        for role in MODELS
-        for path in (out / role).rglob("*")
+        for folder in _FOLDERS
+        for path in (out / folder).rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
     if not found:
@@ -109,9 +126,9 @@ def _open(folder: Path, role: Role) -> Bundle:
     return bundle
 
 
-def _public_files(bundle: Bundle, plans: Mapping[str, bytes]) -> dict[str, bytes]:
+def _public_files(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, bytes]:
     names = MODELS["public"]
-    if others := sorted(plans.keys() - set(names)):
+    if others := sorted(engines.keys() - set(names)):
         raise ExportError(
             f"expected TensorRT plans of {' and '.join(names)} only, found one of {others[0]!r}"
         )
@@ -122,8 +139,8 @@ def _public_files(bundle: Bundle, plans: Mapping[str, bytes]) -> dict[str, bytes
             raise ExportError(f"{name!r} in {bundle.folder} is sealed, a server could not load it")
         files |= _configs(bundle, name)
         files[f"public/{name}/{VERSION}/{ONNX.file}"] = data
-        if name in plans:
-            files[f"public/{name}/{VERSION}/{TENSORRT.file}"] = plans[name]
+        if name in engines and engines[name].sidecar.flavour == "tensorrt":
+            files[f"public/{name}/{VERSION}/{TENSORRT.file}"] = engines[name].plan
     return files
 
 
@@ -139,5 +156,10 @@ def _configs(bundle: Bundle, name: str, *, note: str = "") -> dict[str, bytes]:
         f"{manifest.role}/{name}/{platform.config}": config_text(
             name, manifest.models[name], manifest.max_batch, platform, note=note
         ).encode()
-        for platform in PLATFORMS
+        for platform in _platforms(manifest.precision)
     }
+
+
+def _platforms(precision: str) -> tuple[Platform, ...]:
+    """There are no plans of a CPU's int8."""
+    return (ONNX,) if precision == "int8" else PLATFORMS

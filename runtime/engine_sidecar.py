@@ -24,7 +24,7 @@ SUFFIX = ".json"
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 PRECISIONS = ("fp32", "fp16", "bf16")
 
-_REBUILD = "rebuild the plan on this machine: python -m export.build --tensorrt"
+_REBUILD = "rebuild the plan on this machine: python -m export.repository --tensorrt ..."
 _MAX_BATCH = 4096
 
 
@@ -62,7 +62,7 @@ class EngineSidecar:
         hardware_compatible: it runs also on every architecture newer than the newest of these.
         version_compatible: it runs also on later versions of the same major version.
         batch: how many faces it takes at once.
-        precision: what its convolutions compute in, ``fp32`` or ``fp16``.
+        precision: what its convolutions compute in, ``fp32``, ``fp16`` or ``bf16``.
         build_s: seconds that TensorRT took.
     """
 

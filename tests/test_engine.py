@@ -126,7 +126,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("network", ["protect", "attributes", "restore"])
 def test_the_exported_networks_build(exported: dict[str, bytes], network: str) -> None:
-    """With all that surrounds the convolutions: uint8 at both ends, knobs, two branches in one batch."""
+    """With all that surrounds the convolutions: uint8 at both ends, knobs, two branches."""
     assert build_engine(exported[network], precision="fp32", options=RTX).sidecar.precision == "fp32"
 
 
@@ -301,7 +301,7 @@ def test_plain_tensorrts_flags_are_set(plain: EngineOptions, monkeypatch: pytest
     configured = SimpleNamespace(flags=[], hardware_compatibility_level=None)
     configured.set_flag = configured.flags.append
     options = replace(plain, version_compatible=True, target_gpu=(AMPERE_PLUS,))
-    engine_module._check_available(load_tensorrt("tensorrt"), options)
+    engine_module.check_available(load_tensorrt("tensorrt"), options)
     engine_module._configure(load_tensorrt("tensorrt"), configured, options)
     assert configured.flags == [trt.BuilderFlag.VERSION_COMPATIBLE]
     assert configured.hardware_compatibility_level == trt.HardwareCompatibilityLevel.AMPERE_PLUS

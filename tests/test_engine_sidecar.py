@@ -29,7 +29,7 @@ SIDECAR = EngineSidecar(
     precision="fp16",
     build_s=41.25,
 )
-REBUILD = "rebuild the plan on this machine: python -m export.build --tensorrt"
+REBUILD = "rebuild the plan on this machine: python -m export.repository --tensorrt ..."
 
 
 def check(sidecar: EngineSidecar, plan: bytes = PLAN, **found: Any) -> None:

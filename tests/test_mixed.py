@@ -12,7 +12,7 @@ from export.errors import PrecisionError
 from export.faces import synthetic_faces
 from export.mixed import computing_in, to_fp16
 from export.onnx_graph import to_onnx
-from export.precision import PLANS, Precision, check_precision
+from export.precision import SPECS, Precision, check_precision
 from export.rewrites import fold_batch_norms, to_subpixel
 from export.wrappers import RestoreExport
 from runtime.backends import create_backend
@@ -25,12 +25,12 @@ def restorer() -> RestoreExport:
 
 
 def exported(precision: Precision) -> ModelProto:
-    plan = PLANS[precision]
+    spec = SPECS[precision]
     module = fold_batch_norms(restorer())
-    if plan.upsampling is not None:
-        module = computing_in(to_subpixel(module, plan.upsampling), plan.dtype)
+    if spec.upsampling is not None:
+        module = computing_in(to_subpixel(module, spec.upsampling), spec.dtype)
     faces = torch.from_numpy(synthetic_faces(2, 32))
-    model = to_onnx(module, {"faces": faces}, ["restored"], metadata={"terms": "none"}, opset=plan.opset)
+    model = to_onnx(module, {"faces": faces}, ["restored"], metadata={"terms": "none"}, opset=spec.opset)
     return to_fp16(model) if precision == "fp16-mixed" else model
 
 

@@ -16,11 +16,13 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from export.engine import Engine
 from export.errors import ExportError
-from export.repository import main
+from export.repository import PLANS_HINT, main
 from export.triton_config import ONNX, TENSORRT, Platform, config_text
 from export.triton_repository import write_repositories
 from runtime.authority import load_secret, unseal_model
+from runtime.engine_sidecar import BatchProfile, EngineSidecar, read_engine
 from runtime.errors import BundleError, MissingExtraError
 from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
 from runtime.shipped import default_bundle
@@ -243,16 +245,39 @@ def test_without_an_authority_there_is_only_the_public_repository(public: Path, 
     assert files(out).keys() == {name for name in CONFIGS | WEIGHTS if name.startswith("public/")}
 
 
+def engine(plan: bytes, flavour: str = "tensorrt") -> Engine:
+    return Engine(
+        plan=plan,
+        sidecar=EngineSidecar(
+            onnx_sha256="a" * 64,
+            plan_sha256=sha256_of(plan),
+            flavour=flavour,
+            flavour_version="10.9.0",
+            cuda_version="12.8",
+            architectures=("9.0",),
+            hardware_compatible=False,
+            version_compatible=False,
+            batch=BatchProfile(),
+            precision="fp16",
+            build_s=1.0,
+        ),
+    )
+
+
 def test_plans_lie_beside_the_networks(public: Path, authority: Path, out: Path) -> None:
-    write_repositories(public, authority, out, plans={"protect": b"a plan"})
-    assert files(out).keys() == CONFIGS | WEIGHTS | {"public/protect/1/model.plan"}
+    engines = {"protect": engine(b"a plan"), "attributes": engine(b"another", "tensorrt_rtx")}
+    write_repositories(public, authority, out, engines=engines)
+    described = {f"engines/{name}.plan{suffix}" for name in engines for suffix in ("", ".json")}
+    assert files(out).keys() == CONFIGS | WEIGHTS | described | {"public/protect/1/model.plan"}
     assert (out / "public/protect/1/model.plan").read_bytes() == b"a plan"
+    for name, built in engines.items():
+        assert read_engine(out / f"engines/{name}.plan") == (built.plan, built.sidecar)
 
 
 @pytest.mark.parametrize("name", ["restore", "pnet"])
 def test_plans_are_of_public_models_only(public: Path, authority: Path, out: Path, name: str) -> None:
     with pytest.raises(ExportError, match=f"plans of protect and attributes only, found one of '{name}'"):
-        write_repositories(public, authority, out, plans={name: b"a plan"})
+        write_repositories(public, authority, out, engines={name: engine(b"a plan")})
     assert not out.exists()
 
 
@@ -322,7 +347,7 @@ def test_a_failed_rename_brings_the_old_repositories_back(
 
 
 def test_existing_repositories_are_replaced_only_when_asked(public: Path, authority: Path, out: Path) -> None:
-    write_repositories(public, authority, out, plans={"protect": b"a plan of the old weights"})
+    write_repositories(public, authority, out, engines={"protect": engine(b"a plan of the old weights")})
     (out / "README.md").write_text("kept")
     before = files(out)
     with pytest.raises(ExportError, match=r"models exists and is kept; .* add --overwrite"):
@@ -373,7 +398,7 @@ def test_a_folder_without_repositories_is_never_replaced(public: Path, out: Path
 def test_command_writes_both_repositories(public: Path, authority: Path, out: Path) -> None:
     result = CliRunner().invoke(main, ["--bundle", str(public.parent), "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert result.output == f"{out}/public: protect, attributes\n{out}/authority: restore\n"
+    assert result.output == (f"{out}/public: protect, attributes\n{out}/authority: restore\n{PLANS_HINT}\n")
     assert files(out).keys() == CONFIGS | WEIGHTS
 
 

@@ -22,10 +22,9 @@ BACKENDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 DEFAULT_BACKEND = "ort-cpu"
 
 # ``auto`` takes the first of these that works; docs/export.md has the times behind the order. Not
-# ``ort-tensorrt``, which builds engines for minutes before the first face, nor ``openvino-fp32``, which is
-# slower than ``ort-cpu``.
+# ``ort-tensorrt``, which builds engines for minutes before the first face.
 AUTO = "auto"
-AUTO_ORDER = ("ort-cuda", "openvino-bf16", "ort-cpu")
+AUTO_ORDER = ("ort-cuda", "openvino-bf16", "openvino-fp32", "ort-cpu")
 
 logger = logging.getLogger(__name__)
 

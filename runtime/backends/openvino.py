@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class OpenVinoBackend(Closing):
-    """A network in OpenVINO, compiled for each of ``BATCH_SIZES`` when it is first needed.
+    """A network in OpenVINO, compiled for one face at once and for the rest of ``BATCH_SIZES`` when needed.
 
     Args:
         model: the bytes of an ONNX file. Quantised layers compute in int8, in either precision.
@@ -57,8 +57,11 @@ class OpenVinoBackend(Closing):
 
         if precision not in _TYPES:
             raise BackendError(f"unknown precision {precision!r}; known: {', '.join(_TYPES)}")
-        core = openvino.Core()
-        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        try:
+            core = openvino.Core()
+            able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except Exception as error:  # OpenVINO raises plain RuntimeErrors
+            raise BackendError(f"OpenVINO cannot use this CPU: {error}") from error
         if precision == "bf16" and "BF16" not in able:
             raise BackendError(
                 f"this CPU does not compute in bf16 (OpenVINO lists: {', '.join(able)}); use openvino-fp32"
@@ -70,7 +73,7 @@ class OpenVinoBackend(Closing):
             graph = core.read_model(model)
             if upsampling is not None:
                 replace_transposed(graph, upsampling)
-        except Exception as error:  # OpenVINO raises plain RuntimeErrors
+        except Exception as error:  # as above
             raise BackendError(f"OpenVINO cannot load the network: {error}") from error
         self.name = f"openvino-{precision}"
         self._core, self._options = core, options
@@ -79,18 +82,19 @@ class OpenVinoBackend(Closing):
         self._lock = threading.Lock()
         self._inputs = {port.get_any_name(): port.get_partial_shape() for port in graph.inputs}
         self._outputs = tuple(port.get_any_name() for port in graph.outputs)
+        self._program(1)  # what cannot be compiled is found out now
         logger.debug("loaded a network in OpenVINO %s", openvino.__version__)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray]:
         """See ``Backend.run``. Calls of several threads run one after the other."""
-        if self._graph is None:
-            raise BackendError("the network is closed; open it again")
         check_names(inputs, self._inputs)
         rows = {len(values) if np.ndim(values) else 0 for values in inputs.values()}
         if len(rows) != 1 or 0 in rows:
             raise BackendError(f"expected as many rows of every input, at least one, found {sorted(rows)}")
         parts = []
         with self._lock:
+            if self._graph is None:
+                raise BackendError("the network is closed; open it again")
             for part in _parts(rows.pop()):
                 program = self._program(part.stop - part.start)
                 batch = {name: np.ascontiguousarray(values[part]) for name, values in inputs.items()}
@@ -125,8 +129,9 @@ class OpenVinoBackend(Closing):
 
     def close(self) -> None:
         """See ``Backend.close``."""
-        self._graph = None
-        self._programs.clear()
+        with self._lock:
+            self._graph = None
+            self._programs.clear()
 
 
 def _parts(rows: int) -> Iterator[slice]:

@@ -183,7 +183,7 @@ class TensorRtBackend(Closing):
             raise BackendError(
                 f"the plan's tensor {name!r} must be of any batch, else of fixed shape, and on the GPU; "
                 f"found {tuple(self._engine.get_tensor_shape(name))}; build the plan with "
-                "python -m export.build --tensorrt"
+                "python -m export.repository --tensorrt ..."
             )
         return tuple(rest)
 
@@ -193,7 +193,7 @@ class TensorRtBackend(Closing):
         if found != expected:
             raise BackendError(
                 f"the plan takes batches of {found} of {name!r} (at least, tuned for, at most), its sidecar "
-                f"says {expected}; build the plan again: python -m export.build --tensorrt"
+                f"says {expected}; build the plan again: python -m export.repository --tensorrt ..."
             )
 
     def _rows(self, inputs: Tensors) -> int:
@@ -283,5 +283,5 @@ def _open_gpu(cuda: Any, device: int) -> tuple[Any, str]:
         return gpu.retain_primary_context(), f"{major}.{minor}"
     except cuda.Error as error:
         raise BackendError(
-            f"CUDA has no GPU {device}: {error}; check the driver with nvidia-smi, or use the backend ort"
+            f"CUDA has no GPU {device}: {error}; check the driver with nvidia-smi, or use the backend ort-cpu"
         ) from error
