@@ -85,12 +85,12 @@ def main(
         inputs = inputs_of(part, crops, len(run.attributes))
         rest = {name: values[max(batches) :] for name, values in inputs.items()}
         with as_click_errors():
-            programs = list(programs_of(part, inputs, rest, threads=threads, device=where))
+            programs, missing = programs_of(part, inputs, rest, threads=threads, device=where)
         flops = flops_of(part, inputs)
         keep_fastest(rates, where)
         rows = compare(programs, inputs, batches, rounds=rounds, calls=calls)
         keep_fastest(rates, where)
-        result["networks"][part.name] = {"flops_per_face": flops, "programs": rows}
+        result["networks"][part.name] = {"flops_per_face": flops, "missing": missing, "programs": rows}
     for name, network in result["networks"].items():
         network["floor_ms"] = floor_ms = 1e3 * network["flops_per_face"] / rates["bf16"]
         rows = network["programs"]
@@ -118,7 +118,7 @@ def compare(
     """Times of all programs, in turns.
 
     Returns:
-        A row a program and batch: median, quartiles and least of all calls, in ms a face, and how far its
+        A row a program and batch: median, quartiles, 95th percentile and least of all calls, in ms a face, and how far its
         output is from the first program's, in levels.
     """
     times: dict[tuple[str, int], list[float]] = {}
@@ -145,6 +145,7 @@ def compare(
             "batch": batch,
             "ms_per_face": float(np.median(taken)),
             "quartiles_ms": [float(q) for q in np.quantile(taken, (0.25, 0.75))],
+            "p95_ms": float(np.quantile(taken, 0.95)),
             "least_ms": float(min(taken)),
             "calls": len(taken),
             "max_levels": drift[name, batch][0],

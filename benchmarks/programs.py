@@ -21,7 +21,7 @@ from export.rewrites import BatchedBranches, JoinedEncoders, fold_batch_norms, t
 from export.run import Part
 from export.wrappers import ProtectExport
 from runtime.backends import create_backend
-from runtime.backends.openvino import OpenVinoBackend
+from runtime.backends.openvino import Computing, OpenVinoBackend
 from runtime.errors import BackendError
 
 Inputs = Mapping[str, NDArray]
@@ -68,8 +68,8 @@ def forms_of(part: Part) -> dict[str, nn.Module]:
 
 def programs_of(
     part: Part, inputs: Inputs, calibration: Inputs, *, threads: int, device: torch.device
-) -> Iterator[Program]:
-    """Every program that can be made here.
+) -> tuple[list[Program], dict[str, str]]:
+    """Every program that can be made here, the reference first, and why others cannot, by their name.
 
     Args:
         part: the network.
@@ -77,38 +77,40 @@ def programs_of(
         calibration: rows that set int8's ranges.
         threads: CPU threads of each library.
         device: where PyTorch runs.
-
-    Yields:
-        The reference first.
     """
-    forms = forms_of(part)
     graphs = {}
-    for form, module in forms.items():
+    for form, module in forms_of(part).items():
         examples = {name: torch.from_numpy(values[:2]) for name, values in inputs.items()}
         graphs[form] = to_onnx(module, examples, [part.output], metadata={})
     data = {form: graph.SerializeToString() for form, graph in graphs.items()}
+    half = to_fp16(graphs["folded"]).SerializeToString()
     quantized = quantize_int8(graphs["2x2"], calibration).SerializeToString()
 
-    for form, model in data.items():
-        yield Program(name=_named("ONNX Runtime fp32", form), run=_backend("ort-cpu", model, threads))
-    half = to_fp16(graphs["folded"]).SerializeToString()
-    yield Program(name="ONNX Runtime fp16-mixed, folded", run=_backend("ort-cpu", half, threads))
-    yield Program(name="ONNX Runtime int8, 2x2", run=_backend("ort-cpu", quantized, threads))
-    if "CUDAExecutionProvider" in _providers():
-        yield Program(name="ONNX Runtime CUDA fp32", run=_backend("ort-cuda", data[""], threads))
-    for precision in ("fp32", "bf16"):
+    def ort(model: bytes, backend: str = "ort-cpu") -> Callable[[], Function]:
+        return lambda: _first_output(create_backend(backend, model, threads=threads).run)
+
+    def openvino(model: bytes, precision: Computing) -> Callable[[], Function]:
+        return lambda: _first_output(
+            OpenVinoBackend(model, precision=precision, threads=threads, upsampling=None).run
+        )
+
+    makers = {_named("ONNX Runtime fp32", form): ort(model) for form, model in data.items()}
+    makers["ONNX Runtime fp16-mixed, folded"] = ort(half)
+    makers["ONNX Runtime int8, 2x2"] = ort(quantized)
+    makers["ONNX Runtime CUDA fp32"] = ort(data[""], "ort-cuda")
+    makers["ONNX Runtime CUDA fp16-mixed, folded"] = ort(half, "ort-cuda")
+    precisions: tuple[Computing, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        for form in ("", "2x2", "3x3"):
+            makers[_named(f"OpenVINO {precision}", form)] = openvino(data[form], precision)
+        makers[f"OpenVINO int8 and {precision}, 2x2"] = openvino(quantized, precision)
+    programs, missing = [], {}
+    for name, make in makers.items():
         try:
-            for form in ("", "2x2", "3x3"):
-                yield Program(
-                    name=_named(f"OpenVINO {precision}", form),
-                    run=_openvino(data[form], precision, threads),
-                )
-            yield Program(
-                name=f"OpenVINO int8 and {precision}, 2x2", run=_openvino(quantized, precision, threads)
-            )
-        except BackendError:
-            continue
-    yield from _torch_programs(part, device)
+            programs.append(Program(name=name, run=make()))
+        except BackendError as error:
+            missing[name] = str(error)
+    return [*programs, *_torch_programs(part, device)], missing
 
 
 def _torch_programs(part: Part, device: torch.device) -> Iterator[Program]:
@@ -135,23 +137,8 @@ def _module(module: Callable[..., torch.Tensor], device: torch.device) -> Functi
     return run
 
 
-def _backend(name: str, model: bytes, threads: int) -> Function:
-    return _first_output(create_backend(name, model, threads=threads).run)
-
-
-def _openvino(model: bytes, precision: str, threads: int) -> Function:
-    backend = OpenVinoBackend(model, precision=precision, threads=threads, upsampling=None)  # type: ignore[arg-type]
-    return _first_output(backend.run)
-
-
 def _first_output(run: Callable[[Inputs], Mapping[str, NDArray]]) -> Function:
     return lambda inputs: next(iter(run(inputs).values()))
-
-
-def _providers() -> list[str]:
-    import onnxruntime
-
-    return onnxruntime.get_available_providers()
 
 
 def _named(library: str, form: str) -> str:
