@@ -118,8 +118,8 @@ def compare(
     """Times of all programs, in turns.
 
     Returns:
-        A row a program and batch: median, quartiles, 95th percentile and least of all calls, in ms a face, and how far its
-        output is from the first program's, in levels.
+        A row a program and batch: median, quartiles, 95th percentile and least of all calls, in ms a face,
+        and how far its output is from the first program's, in levels.
     """
     times: dict[tuple[str, int], list[float]] = {}
     reference: dict[int, NDArray] = {}
