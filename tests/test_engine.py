@@ -5,7 +5,6 @@ Its module has TensorRT's interface, so what only plain TensorRT takes is tried 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import re
 import sys
@@ -21,7 +20,6 @@ import torch
 from onnx import TensorProto, helper
 
 from export import engine as engine_module
-from export import gpu as gpu_module
 from export.engine import (
     AMPERE_PLUS,
     Engine,
@@ -32,7 +30,7 @@ from export.engine import (
 )
 from export.errors import ExportError, PrecisionError
 from export.faces import synthetic_faces
-from export.gpu import Gpu, find_gpu
+from export.gpu import Gpu
 from export.onnx_graph import to_onnx
 from export.precision import store_fp16
 from export.run import inputs_of, load_run
@@ -498,48 +496,3 @@ def test_libraries_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(BackendError, match=r"libraries cannot be loaded: libnvinfer\.so\.10: no such file"):
         load_tensorrt("tensorrt")
-
-
-class Driver:
-    """NVIDIA's driver with one H200."""
-
-    def __init__(self, failing: str = "") -> None:
-        self.failing = failing
-
-    def __getattr__(self, call: str) -> Any:
-        return lambda *arguments: 100 if call == self.failing else getattr(self, f"_{call}")(*arguments)
-
-    def _cuInit(self, flags: int) -> int:
-        return flags
-
-    def _cuDeviceGet(self, device: Any, ordinal: int) -> int:
-        device._obj.value = 7
-        return ordinal
-
-    def _cuDeviceGetName(self, name: Any, length: int, device: ctypes.c_int) -> int:
-        name.value = b"NVIDIA H200"
-        return 0 if (length, device.value) == (len(name), 7) else 1
-
-    def _cuDeviceGetAttribute(self, value: Any, attribute: int, device: ctypes.c_int) -> int:
-        value._obj.value = {75: 9, 76: 0}[attribute]
-        return device.value - 7
-
-    def _cuDriverGetVersion(self, version: Any) -> int:
-        version._obj.value = 13020
-        return 0
-
-
-def test_asks_the_driver_for_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_module.ctypes, "CDLL", lambda name: Driver())
-    assert find_gpu() == Gpu(name="NVIDIA H200", architecture="9.0", cuda_version="13.2")
-
-
-@pytest.mark.parametrize("call", ["cuInit", "cuDeviceGet", "cuDriverGetVersion"])
-def test_a_driver_without_a_gpu_has_none(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_module.ctypes, "CDLL", lambda name: Driver(failing=call))
-    assert find_gpu() is None
-
-
-def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_module, "_DRIVER", "libcuda-of-nobody.so.1")
-    assert find_gpu() is None

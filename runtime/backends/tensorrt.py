@@ -22,7 +22,7 @@ from ..closing import Closing
 from ..engine_sidecar import EngineSidecar, read_engine
 from ..errors import BackendError, MissingExtraError
 from ..tensorrt_library import in_words, library_log, load_tensorrt
-from .base import BackendFactory, Tensors
+from .base import BackendFactory, Tensors, check_names
 
 logger = logging.getLogger(__name__)
 
@@ -198,11 +198,7 @@ class TensorRtBackend(Closing):
 
     def _rows(self, inputs: Tensors) -> int:
         """The batch of checked inputs."""
-        if inputs.keys() != self._inputs.keys():
-            raise BackendError(
-                f"the network's inputs are {', '.join(sorted(self._inputs))}; "
-                f"found {', '.join(sorted(inputs)) or 'none'}"
-            )
+        check_names(inputs, self._inputs)
         for name, value in inputs.items():
             host = self._inputs[name].host
             if value.dtype != host.dtype or value.shape[1:] != host.shape[1:] or value.ndim != host.ndim:
