@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -61,6 +63,22 @@ def test_ort_is_closed_after_its_context(add_and_subtract: bytes) -> None:
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         backend.run({"a": one, "b": one})
+
+
+@pytest.mark.parametrize(("options", "entry"), [({}, "0"), ({"spinning": True}, "1")])
+def test_idle_threads_leave_the_cores_to_others(
+    add_and_subtract: bytes, options: dict[str, bool], entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    session = onnxruntime.InferenceSession
+
+    def look(model: bytes, given: onnxruntime.SessionOptions, **rest: Any) -> onnxruntime.InferenceSession:
+        seen.append(given.get_session_config_entry("session.intra_op.allow_spinning"))
+        return session(model, given, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", look)
+    OrtBackend(add_and_subtract, **options)
+    assert seen == [entry]
 
 
 def test_ort_refuses_a_broken_model() -> None:

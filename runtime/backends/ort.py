@@ -23,6 +23,8 @@ _GPU_STEPS = (
     "pip uninstall --yes onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu"
 )
 
+_SPINNING = "session.intra_op.allow_spinning"
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,12 +36,17 @@ class OrtBackend(Closing):
         provider: ``cpu``, ``cuda`` or ``tensorrt``. Single nodes that a GPU provider cannot run go to the
             next one in ``PROVIDERS``; the provider itself is never exchanged for another.
         threads: CPU threads inside one operation, ``None`` for ONNX Runtime's own choice.
+        spinning: let idle threads wait busily. One network alone is some percent faster so; several, as in a
+            photo's way through detector and networks, take the cores from one another and are several times
+            slower (docs/runtime.md).
 
     Raises:
         BackendError: the provider is unknown or not available, or the model cannot be loaded.
     """
 
-    def __init__(self, model: bytes, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, model: bytes, *, provider: str = "cpu", threads: int | None = None, spinning: bool = False
+    ) -> None:
         if provider not in PROVIDERS:
             raise BackendError(f"unknown provider {provider!r}; known: {', '.join(PROVIDERS)}")
         try:
@@ -58,6 +65,7 @@ class OrtBackend(Closing):
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3  # errors: they also arrive as exceptions, warnings concern nobody
+        options.add_session_config_entry(_SPINNING, str(int(spinning)))
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
