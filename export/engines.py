@@ -47,7 +47,7 @@ def build_engines(
         options: all but the batch profile.
 
     Raises:
-        ExportError: see ``build_engine``.
+        ErasableMaskError: see ``check_engines`` and ``build_engine``.
     """
     check_engines(precision, options)
     batch = BatchProfile(min=1, opt=min(8, max_batch), max=max_batch)

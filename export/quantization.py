@@ -1,7 +1,7 @@
 """INT8: weights per channel, activations by the ranges they have on real faces, as Q/DQ pairs in the graph.
 
 Only what convolutions read is quantised. What they give, and so every skip, sum and mix, stays in float:
-with outputs quantised, too, a face comes out four levels off on average. Convolutions that read or write a
+with outputs quantised, too, a face comes out several levels off on average. Convolutions that read or write a
 picture stay in float as well: they are a twentieth of the multiplications, and eight bits at the exit are an
 error of two levels.
 """

@@ -94,17 +94,16 @@ def serve_bundles(
     """Builds the plans that are asked for, and writes them and the repositories, whole or not at all.
 
     Raises:
-        ErasableMaskError: see ``write_repositories``, ``check_engines`` and ``build_engines``.
+        ErasableMaskError: see ``write_repositories`` and ``build_engines``.
     """
     check_free(out, overwrite=overwrite)
     engines: dict[str, Engine] = {}
     if options is not None:
         try:
-            from .engines import build_engines, check_engines
+            from .engines import build_engines
         except ImportError as error:
             raise MissingExtraError(error.name or str(error), "export") from error
         bundle = open_bundle(public)
-        check_engines(bundle.manifest.precision, options)
         engines = build_engines(
             {name: bundle.read(name) for name in MODELS["public"]},
             precision=bundle.manifest.precision,
