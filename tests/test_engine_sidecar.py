@@ -15,20 +15,10 @@ from runtime.engine_sidecar import BatchProfile, EngineSidecar, read_engine, sid
 from runtime.errors import BackendError, BundleError
 from runtime.manifest import sha256_of
 
-PLAN, ONNX = b"a plan", b"a network"
-SIDECAR = EngineSidecar(
-    onnx_sha256=sha256_of(ONNX),
-    plan_sha256=sha256_of(PLAN),
-    flavour="tensorrt",
-    flavour_version="10.3.0",
-    cuda_version="12.4",
-    architectures=("8.6", "8.9"),
-    hardware_compatible=False,
-    version_compatible=False,
-    batch=BatchProfile(min=1, opt=8, max=32),
-    precision="fp16",
-    build_s=41.25,
-)
+from .sidecars import ONNX, sidecar
+
+PLAN = b"a plan"
+SIDECAR = sidecar(PLAN)
 REBUILD = "rebuild the plan on this machine: python -m export.repository --tensorrt ..."
 
 

@@ -15,26 +15,14 @@ from numpy.typing import NDArray
 
 from runtime.backends import Backend
 from runtime.backends.tensorrt import TensorRtBackend, plans_in
-from runtime.engine_sidecar import BatchProfile, EngineSidecar, sidecar_path
+from runtime.engine_sidecar import BatchProfile, sidecar_path
 from runtime.errors import BackendError, BundleError
 from runtime.manifest import sha256_of
 
+from .sidecars import ONNX, sidecar
 from .tensorrt_fakes import PLAN, SIDE, FakeGpu
 
-ONNX = b"a network"
-SIDECAR = EngineSidecar(
-    onnx_sha256=sha256_of(ONNX),
-    plan_sha256=sha256_of(PLAN),
-    flavour="tensorrt",
-    flavour_version="10.3.0",
-    cuda_version="12.4",
-    architectures=("9.0",),
-    hardware_compatible=False,
-    version_compatible=False,
-    batch=BatchProfile(min=1, opt=2, max=4),
-    precision="fp32",
-    build_s=1.5,
-)
+SIDECAR = sidecar(PLAN, architectures=("9.0",), batch=BatchProfile(min=1, opt=2, max=4), precision="fp32")
 
 
 @pytest.fixture

@@ -22,11 +22,12 @@ from export.repository import PLANS_HINT, main
 from export.triton_config import ONNX, TENSORRT, Platform, config_text
 from export.triton_repository import write_repositories
 from runtime.authority import load_secret, unseal_model
-from runtime.engine_sidecar import BatchProfile, EngineSidecar, read_engine
+from runtime.engine_sidecar import read_engine
 from runtime.errors import BundleError, MissingExtraError
 from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
 from runtime.shipped import default_bundle
 from tests.manifests import manifest
+from tests.sidecars import sidecar
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "triton_models"
@@ -246,22 +247,7 @@ def test_without_an_authority_there_is_only_the_public_repository(public: Path, 
 
 
 def engine(plan: bytes, flavour: str = "tensorrt") -> Engine:
-    return Engine(
-        plan=plan,
-        sidecar=EngineSidecar(
-            onnx_sha256="a" * 64,
-            plan_sha256=sha256_of(plan),
-            flavour=flavour,
-            flavour_version="10.9.0",
-            cuda_version="12.8",
-            architectures=("9.0",),
-            hardware_compatible=False,
-            version_compatible=False,
-            batch=BatchProfile(),
-            precision="fp16",
-            build_s=1.0,
-        ),
-    )
+    return Engine(plan=plan, sidecar=sidecar(plan, flavour=flavour))
 
 
 def test_plans_lie_beside_the_networks(public: Path, authority: Path, out: Path) -> None:
