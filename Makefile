@@ -4,7 +4,7 @@
 PYTHON ?= python3
 DEMO_VENV := .venv
 TEST_VENV := .venv-test
-TEST_EXTRAS := train,export,triton,openvino,verify,dev
+TEST_EXTRAS := train,export,triton,openvino,verify,bench,dev
 
 .PHONY: demo test lint check-extras clean
 

@@ -100,7 +100,15 @@ def measure(
         command = [str(program), "-m", model, "-i", protocol, "-u", url, "-b", str(faces)]
         command += ["--concurrency-range", str(concurrency), "--request-count", str(requests)]
         # Windows are for steady states to be found; here a fixed number of requests is the measurement.
-        command += ["--stability-percentage", "999", "--input-data", "zero", "--verbose-csv", "-f", str(table)]
+        command += [
+            "--stability-percentage",
+            "999",
+            "--input-data",
+            "zero",
+            "--verbose-csv",
+            "-f",
+            str(table),
+        ]
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -110,10 +118,10 @@ def measure(
         if done.returncode or not table.is_file():
             lines = (done.stdout + done.stderr).strip().splitlines()
             raise LoadError(f"{PROGRAM} failed at {url}: {lines[-1] if lines else done.returncode}")
-        return _read(table.read_text())
+        return read_table(table.read_text())
 
 
-def _read(text: str) -> Load:
+def read_table(text: str) -> Load:
     """The one row of the generator's table; its times are in microseconds."""
     rows = [row for row in csv.DictReader(text.splitlines()) if row.get("Concurrency")]
     if len(rows) != 1:

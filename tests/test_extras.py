@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "check_extras.py"
-EXTRAS = ("train", "export", "triton", "openvino", "gpu", "verify", "dev")
+EXTRAS = ("train", "export", "triton", "openvino", "gpu", "verify", "bench", "dev")
 
 
 @pytest.fixture(scope="module")

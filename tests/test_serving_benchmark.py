@@ -1,0 +1,105 @@
+"""The serving benchmark's parts that need no Triton: the plain server and what the load generator says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[bench]'")
+import uvicorn
+
+from benchmarks.perf_analyzer import LoadError, find, measure, read_table
+from benchmarks.plain_server import application
+from runtime.backends import create_backend
+from runtime.manifest import open_bundle
+from runtime.shipped import default_bundle
+
+http = pytest.importorskip(
+    "tritonclient.http", reason="tritonclient is not installed: pip install '.[triton]'"
+)
+
+TABLE = (
+    "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,Server Compute Input,"
+    "Server Compute Infer,Server Compute Output,Client Recv,p50 latency,p90 latency,p95 latency,p99 latency,"
+    "Avg latency,request/response,response wait\n"
+    "4,49.5,181,2890,10,20,43183,400,3,46870,64878,70698,82646,46258,184,46047\n"
+)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A plain server of the shipped ``protect`` network."""
+    bundle = open_bundle(default_bundle("public"))
+    with create_backend("ort-cpu", bundle.read("protect"), threads=1) as network:
+        app = application("protect", bundle.manifest.models["protect"], bundle.manifest.max_batch, network)
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"127.0.0.1:{port}"
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def test_the_plain_server_computes_what_the_network_does(url: str) -> None:
+    rng = np.random.default_rng(0)
+    values = {
+        "faces": rng.integers(0, 256, (3, 128, 128, 3), np.uint8),
+        "attributes": rng.integers(0, 2, (3, 13)).astype(np.float32),
+        "strength": np.full((3, 1), 0.5, np.float32),
+        "injection": np.full((3, 1), 0.05, np.float32),
+    }
+    inputs = []
+    for name, array in values.items():
+        inputs.append(http.InferInput(name, list(array.shape), "UINT8" if name == "faces" else "FP32"))
+        inputs[-1].set_data_from_numpy(array)
+    with http.InferenceServerClient(url) as client:
+        before = client.get_inference_statistics("protect")["model_stats"][0]
+        served = client.infer("protect", inputs).as_numpy("protected")
+        after = client.get_inference_statistics("protect")["model_stats"][0]
+    with create_backend(
+        "ort-cpu", open_bundle(default_bundle("public")).read("protect"), threads=1
+    ) as network:
+        np.testing.assert_array_equal(served, network.run(values)["protected"])
+    assert after["inference_count"] - before["inference_count"] == 3
+    assert after["execution_count"] - before["execution_count"] == 1
+
+
+def test_the_generators_table_is_read_in_milliseconds() -> None:
+    load = read_table(TABLE)
+    assert load.concurrency == 4
+    assert load.requests_per_s == 49.5
+    assert load.client_ms == {"p50": 46.87, "p90": 64.878, "p95": 70.698, "p99": 82.646}
+    assert load.server_ms == {
+        "queue": 0.01,
+        "compute_input": 0.02,
+        "compute_infer": 43.183,
+        "compute_output": 0.4,
+    }
+
+
+def test_an_empty_table_is_an_error() -> None:
+    with pytest.raises(LoadError, match="expected one row of perf_analyzer, found 0"):
+        read_table(TABLE.splitlines()[0])
+
+
+def test_a_missing_generator_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LoadError, match=r"there is no perf_analyzer.*make bench-env"):
+        find(tmp_path)
+
+
+def test_a_generator_that_fails_is_quoted(tmp_path: Path) -> None:
+    program = tmp_path / "perf_analyzer"
+    program.write_text("#!/bin/sh\necho 'failed to get model metadata' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(LoadError, match=r"failed at .*: failed to get model metadata"):
+        measure(program, url="127.0.0.1:1", protocol="grpc", model="m", faces=1, concurrency=1, requests=1)
