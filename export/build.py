@@ -38,7 +38,7 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.option("--fp16", is_flag=True, help="Store the weights in float16: short for --precision fp16.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "fp16-mixed", "bf16-mixed", "int8"]),
+    type=click.Choice(["fp32", "fp16", "fp16-mixed", "bf16-mixed", "int8", "int8-gpu"]),
     help="Of the networks, see docs/export.md.  [default: fp32]",
 )
 @click.option("--key", type=_EXISTING, help="Seal the restorer with this key file.")

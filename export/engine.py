@@ -20,6 +20,7 @@ from typing import Any
 from runtime.engine_sidecar import PRECISIONS, BatchProfile, EngineSidecar, sidecar_path
 from runtime.tensorrt_library import in_words, library_log, load_tensorrt
 
+from .engine_precision import check_network_precision
 from .errors import ExportError, PrecisionError
 from .gpu import Gpu, find_gpu
 from .timing_cache import attach_timing_cache, save_timing_cache, timing_cache_path
@@ -30,10 +31,6 @@ logger = logging.getLogger(__name__)
 AMPERE_PLUS = "8.0+"
 # Where a plan of TensorRT-RTX runs if no target is named, and on newer ones: its manual, "CPU-Only AOT".
 _RTX_ARCHITECTURES = ("8.0", "8.6", "8.9", "12.0")
-
-# Of the layers that are wrong, how many a message names.
-_NAMED = 5
-_DTYPES = dict(zip(PRECISIONS, ("FLOAT", "HALF", "BF16"), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +80,9 @@ def build_engine(
 
     Args:
         model: an ONNX file's bytes, the first axis of every input being the batch.
-        precision: what the convolutions must compute in, ``fp32``, ``fp16`` or ``bf16``. Weights
-            that are only stored in float16 are computed with in ``fp32``.
+        precision: what the convolutions must compute in, ``fp32``, ``fp16``, ``bf16`` or, but for those that
+            read or write a picture, ``int8``. Weights that are only stored in float16 are computed with in
+            ``fp32``.
         options: default: ``EngineOptions()``.
         source: the bundle's file of this network, if ``model`` was made from it: the plan stands for that.
 
@@ -94,8 +92,8 @@ def build_engine(
         ExportError: an option is not available, the ONNX cannot be parsed, or TensorRT cannot build it.
     """
     options = options or EngineOptions()
-    if precision not in _DTYPES:
-        raise PrecisionError(f"unknown precision {precision!r} of an engine; known: {', '.join(_DTYPES)}")
+    if precision not in PRECISIONS:
+        raise PrecisionError(f"unknown precision {precision!r} of an engine; known: {', '.join(PRECISIONS)}")
     trt = load_tensorrt(options.flavour)
     gpu = find_gpu()
     check_available(trt, options)
@@ -105,7 +103,7 @@ def build_engine(
         network = builder.create_network(_strongly_typed(trt))
         parser = trt.OnnxParser(network, log)  # owns the weights until the plan is built
         _parse(parser, network, model)
-        check_network_precision(trt, network, precision)
+        check_network_precision(trt, network, precision, model)
         config = builder.create_builder_config()
         _configure(trt, config, options)
         _add_profile(builder, config, network, options.batch)
@@ -161,36 +159,6 @@ def write_engine(path: Path, engine: Engine) -> None:
         for partial in (partial_plan, partial_sidecar):
             with suppress(OSError):
                 partial.unlink()
-
-
-def check_network_precision(trt: ModuleType, network: Any, precision: str) -> None:
-    """Verifies what a parsed ``trt.INetworkDefinition`` computes its convolutions in.
-
-    A strongly typed network is built with the types that it has here.
-
-    Raises:
-        PrecisionError: a convolution takes or gives another type, or there is none to verify.
-    """
-    demanded = _DTYPES[precision]
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
-    kinds = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION)
-    found = {layer.name: _dtypes(layer) for layer in layers if layer.type in kinds}
-    if not found:
-        raise PrecisionError(f"asked for {precision}, but the network has no convolution to verify it on")
-    wrong = [f"{name} ({', '.join(sorted(types))})" for name, types in found.items() if types != {demanded}]
-    if wrong:
-        raise PrecisionError(
-            f"asked for {precision}, that is {demanded}, but {len(wrong)} of {len(found)} convolutions have "
-            f"other types: {', '.join(wrong[:_NAMED])}{', ...' if len(wrong) > _NAMED else ''}; TensorRT "
-            "computes in the types of the ONNX graph, convert that"
-        )
-
-
-def _dtypes(layer: Any) -> set[str]:
-    """Names of the types that enter and leave a layer; a convolution's own weights have its input's."""
-    ends = [layer.get_input(i) for i in range(layer.num_inputs)]
-    ends += [layer.get_output(i) for i in range(layer.num_outputs)]
-    return {tensor.dtype.name for tensor in ends if tensor is not None}
 
 
 def check_available(trt: ModuleType, options: EngineOptions) -> None:

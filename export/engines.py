@@ -17,7 +17,7 @@ from .precision import widen
 
 # What a plan computes in, by the precision of the bundle. A bundle that is stored in float16 computes in
 # float32 on a CPU; on a GPU float16 is what storing it promises.
-COMPUTED = {"fp32": "fp32", "fp16": "fp16", "fp16-mixed": "fp16", "bf16-mixed": "bf16"}
+COMPUTED = {"fp32": "fp32", "fp16": "fp16", "fp16-mixed": "fp16", "bf16-mixed": "bf16", "int8-gpu": "int8"}
 
 
 def check_engines(precision: str, options: EngineOptions) -> None:
@@ -30,7 +30,7 @@ def check_engines(precision: str, options: EngineOptions) -> None:
     if precision not in COMPUTED:
         raise ExportError(
             f"TensorRT plans are built of bundles in {', '.join(COMPUTED)}, found {precision}: TensorRT "
-            "takes int8 only around zero, and these networks were quantised for CPUs"
+            "takes int8 only around zero; for it, export with --precision int8-gpu"
         )
     check_available(load_tensorrt(options.flavour), options)
 

@@ -44,6 +44,7 @@ BOUNDS: dict[Precision, Bounds] = {
     "fp16-mixed": Bounds(within_one=0.999, max_levels=4, max_fraction=2e-2),
     "bf16-mixed": Bounds(within_one=0.999, max_levels=6, max_fraction=1e-1),
     "int8": Bounds(within_one=0.95, max_levels=16, max_fraction=2e-1),
+    "int8-gpu": Bounds(within_one=0.85, max_levels=16, max_fraction=2e-1),
 }
 
 

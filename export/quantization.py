@@ -9,6 +9,7 @@ error of two levels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,22 @@ from runtime.backends import create_backend
 from .errors import PrecisionError
 from .onnx_graph import checked
 
+Activations = Literal["uint8", "int8"]
+
 _BATCH = 8
+_STORED = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 
 
-def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray]) -> ModelProto:
+def quantize_int8(
+    model: ModelProto, inputs: Mapping[str, NDArray], activations: Activations = "uint8"
+) -> ModelProto:
     """A copy whose inner convolutions compute in int8 where a runtime knows how.
 
     Args:
         model: a float32 graph of plain convolutions, with inferred shapes; not changed.
         inputs: every input by name, the same number of rows in each: the faces that set the ranges.
+        activations: ``uint8`` over the range from least to greatest value, or ``int8`` over one that is
+            symmetric around zero. Weights are symmetric int8.
 
     Raises:
         PrecisionError: there is nothing to quantise.
@@ -50,7 +58,7 @@ def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray]) -> ModelProt
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
+        activation_qType=QuantType.QUInt8 if activations == "uint8" else QuantType.QInt8,
         tensors_range=TensorsData(
             CalibrationMethod.MinMax,
             {
@@ -64,6 +72,7 @@ def quantize_int8(model: ModelProto, inputs: Mapping[str, NDArray]) -> ModelProt
         extra_options={
             "OpTypesToExcludeOutputQuantization": ["Conv"],
             "QuantizeBias": False,
+            "ActivationSymmetric": activations == "int8",
         },
     )
     quantizer.quantize_model()
@@ -126,7 +135,7 @@ def activation_ranges(
     return {name: (lows[name], highs[name]) for name in names}
 
 
-def not_quantized(model: ModelProto) -> list[str]:
+def not_quantized(model: ModelProto, activations: Activations) -> list[str]:
     """Names of the inner convolutions whose input or weights are not dequantised from 8 bits."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     stored = {weight.name: weight for weight in model.graph.initializer}
@@ -140,6 +149,6 @@ def not_quantized(model: ModelProto) -> list[str]:
     return [
         node.name
         for node in quantized_nodes(model)
-        if not is_quantized(node.input[0], TensorProto.UINT8)
+        if not is_quantized(node.input[0], _STORED[activations])
         or not is_quantized(node.input[1], TensorProto.INT8)
     ]

@@ -199,8 +199,9 @@ def _export(
         graph = store_fp16(graph)
     if precision == "fp16-mixed":
         graph = to_fp16(graph)
-    if calibration is not None:
-        graph = quantize_int8(graph, inputs_of(part, calibration, count))
+    if spec.activations is not None:
+        assert calibration is not None
+        graph = quantize_int8(graph, inputs_of(part, calibration, count), spec.activations)
     check_precision(graph, precision)
     network = Network.of(graph)
     candidate = in_backend(part.name, network.data, spec.backend)
@@ -269,18 +270,20 @@ def _export_stage(
 
 def _faces(request: BuildRequest, size_px: int) -> tuple[FacesU8, FacesU8 | None]:
     """The faces of the comparison, and for int8 others that set the ranges."""
-    if request.precision != "int8":
+    if SPECS[request.precision].activations is None:
         if request.faces is None:
             return synthetic_faces(PARITY_FACES, size_px), None
         return load_faces(request.faces, size_px, PARITY_FACES), None
     if request.faces is None:
-        raise ExportError("int8 needs the ranges that values have on real faces; name some with --faces")
+        raise ExportError(
+            f"{request.precision} needs the ranges that values have on real faces; name some with --faces"
+        )
     wanted = PARITY_FACES + CALIBRATION_FACES
     faces = load_faces(request.faces, size_px, wanted)
     if len(faces) < wanted:
         raise ExportError(
-            f"int8 needs {wanted} faces, {CALIBRATION_FACES} for the ranges and {PARITY_FACES} others for "
-            f"the comparison; found {len(faces)} in {request.faces}"
+            f"{request.precision} needs {wanted} faces, {CALIBRATION_FACES} for the ranges and "
+            f"{PARITY_FACES} others for the comparison; found {len(faces)} in {request.faces}"
         )
     compared = np.arange(wanted) % (wanted // PARITY_FACES) == 0
     compared[np.flatnonzero(compared)[PARITY_FACES:]] = False

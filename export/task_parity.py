@@ -82,6 +82,7 @@ TASK_BOUNDS: dict[Precision, TaskBounds] = {
     "fp16-mixed": TaskBounds(cosine=0.02, flips=1, attributes=0.995, ssim=0.998),
     "bf16-mixed": TaskBounds(cosine=0.05, flips=2, attributes=0.98, ssim=0.99),
     "int8": TaskBounds(cosine=0.08, flips=2, attributes=0.97, ssim=0.97),
+    "int8-gpu": TaskBounds(cosine=0.08, flips=2, attributes=0.97, ssim=0.97),
 }
 
 

@@ -22,7 +22,7 @@ FORMAT = "erasablemask-engine"
 VERSION = 1
 SUFFIX = ".json"
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 _REBUILD = "rebuild the plan on this machine: python -m export.repository --tensorrt ..."
 _MAX_BATCH = 4096

@@ -79,7 +79,7 @@ def test_json_has_every_field_under_its_name() -> None:
         ),
         ("batch", {"min": 1, "opt": 1, "max": 10**30}, "batch.max must be a whole number"),
         ("batch", {"min": 1, "opt": 1, "max": 1, "most": 1}, "batch must be a mapping of min, opt and max"),
-        ("precision", "int8", "precision must be one of fp32, fp16, bf16"),
+        ("precision", "int4", "precision must be one of fp32, fp16, bf16, int8"),
         ("build_s", -1, "build_s must be a number of seconds"),
         ("build_s", float("nan"), "build_s must be a number of seconds"),
         ("colour", "red", "colour"),

@@ -46,7 +46,7 @@ def build(*options: object) -> Result:
 
 def needs(precision: str) -> None:
     """Skips where the gate's backend is not there."""
-    if precision == "fp16-mixed":
+    if precision in ("fp16-mixed", "int8-gpu"):
         return
     openvino = pytest.importorskip("openvino")
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -189,7 +189,10 @@ def test_int8_has_no_plans(run_folder: Path, faces: Path, tmp_path: Path) -> Non
         *("--tensorrt", "tensorrt_rtx"),
     )
     assert result.exit_code == 1
-    assert "TensorRT plans are built of bundles in fp32, fp16, fp16-mixed, bf16-mixed" in result.output
+    assert (
+        "TensorRT plans are built of bundles in fp32, fp16, fp16-mixed, bf16-mixed, int8-gpu" in result.output
+    )
+    assert "export with --precision int8-gpu" in result.output
 
 
 # The gate in the task's units.

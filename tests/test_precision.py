@@ -120,8 +120,8 @@ def test_the_gate_judges_probabilities_by_their_own_bound() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_precision_may_cost_more_than_the_project_promises(precision: Precision) -> None:
-    """At most one level of difference for 99.9 % of the values, for 95 % in int8."""
-    assert BOUNDS[precision].within_one >= (0.95 if precision == "int8" else 0.999)
+    """At most one level of difference for 99.9 % of the values, for 95 and 85 % in int8."""
+    assert BOUNDS[precision].within_one >= {"int8": 0.95, "int8-gpu": 0.85}.get(precision, 0.999)
 
 
 def test_compare_refuses_other_shapes_and_nan() -> None:

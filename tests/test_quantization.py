@@ -12,8 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export.errors import PrecisionError
 from export.onnx_graph import checked
-from export.precision import check_precision
-from export.quantization import activation_ranges, not_quantized, quantize_int8, quantized_nodes
+from export.precision import SPECS, Precision, check_precision
+from export.quantization import Activations, activation_ranges, not_quantized, quantize_int8, quantized_nodes
 from runtime.backends import create_backend
 
 CHANNELS = 8
@@ -70,10 +70,16 @@ def run(model: ModelProto, inputs: dict[str, NDArray]) -> NDArray:
         return backend.run(inputs)["y"]
 
 
-def test_whole_numbers_survive_exactly() -> None:
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+def test_whole_numbers_survive_exactly(activations: Activations) -> None:
+    """Around zero half the steps are left: then the values are those up to 127, and the scale is 1 again."""
     model, inputs = chain(), pictures()
     assert activation_ranges(model, ["a"], inputs) == {"a": (0.0, 255.0)}
-    quantized = quantize_int8(model, inputs)
+    if activations == "int8":
+        inputs = {"picture": np.minimum(inputs["picture"], 42)}
+        inputs["picture"][0, :, 0, 0] = (42, 42, 43)
+        assert activation_ranges(model, ["a"], inputs) == {"a": (0.0, 127.0)}
+    quantized = quantize_int8(model, inputs, activations)
     np.testing.assert_array_equal(run(quantized, inputs), run(model, inputs))
 
 
@@ -84,22 +90,29 @@ def test_a_value_beyond_the_range_is_clipped() -> None:
     assert np.abs(run(quantized, inputs) - run(model, inputs)).max() > 100
 
 
-def test_only_what_the_inner_convolution_reads_is_quantised() -> None:
-    model = chain()
+@pytest.mark.parametrize(("precision", "kind"), [("int8", TensorProto.UINT8), ("int8-gpu", TensorProto.INT8)])
+def test_only_what_the_inner_convolution_reads_is_quantised(precision: Precision, kind: int) -> None:
+    model, activations = chain(), SPECS[precision].activations
+    assert activations is not None
     assert [node.name for node in quantized_nodes(model)] == ["inner"]
-    quantized = quantize_int8(model, pictures())
+    quantized = quantize_int8(model, pictures(), activations)
     pairs = [node for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
     assert [node.input[0] for node in pairs] == ["a"]
     kinds = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    assert kinds[pairs[0].input[2]].data_type == TensorProto.UINT8
+    assert kinds[pairs[0].input[2]].data_type == kind
     weights = [tensor for tensor in quantized.graph.initializer if list(tensor.dims[2:]) == [3, 3]]
     assert [tensor.data_type for tensor in weights] == [TensorProto.INT8]
     assert {prop.key: prop.value for prop in quantized.metadata_props} == {"terms": "none"}
-    check_precision(quantized, "int8")
+    check_precision(quantized, precision)
+    if precision == "int8-gpu":
+        zero = numpy_helper.to_array(kinds[pairs[0].input[2]])
+        assert zero == 0
+        with pytest.raises(PrecisionError, match="asked for int8, but it was not delivered for: inner"):
+            check_precision(quantized, "int8")
 
 
 def test_what_was_not_quantised_is_named() -> None:
-    assert not_quantized(chain()) == ["inner"]
+    assert not_quantized(chain(), "uint8") == ["inner"]
     with pytest.raises(PrecisionError, match="asked for int8, but it was not delivered for: inner"):
         check_precision(chain(), "int8")
 
