@@ -31,6 +31,10 @@ class RecognizerError(ErasableMaskError):
     """No face recogniser could be found, or its file is not the expected one."""
 
 
+class ServingError(ErasableMaskError):
+    """An inference server is set up wrongly, cannot be had or started, or does not answer as it should."""
+
+
 class AuditError(ErasableMaskError):
     """The authority's log cannot be written, is in use, or its chain is broken."""
 

@@ -1,1 +1,1 @@
-"""Serving: a real Triton server with the networks of a bundle, and what stands before and beside it."""
+"""Serves a bundle through a real Triton server: what starts it, watches it and stands before it."""
