@@ -38,7 +38,7 @@ class Entry:
         client: subject of the client's certificate, RFC 4514.
         certificate_sha256: hex, of the certificate in DER.
         serial: the certificate's serial number, hex.
-        model: name of the network that was asked for.
+        model: name of the network that is served.
         model_version: the version that answered, empty if none did.
         model_sha256: hex, of the unsealed network.
         faces: how many, 0 if the request could not be understood.
