@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from runtime.serving.audit import AuditLog, read_chain
+from runtime.serving.audit import AuditLog
+from runtime.serving.audit_file import read_chain
 from runtime.serving.authority_door import AuthorityDoor, DoorSettings
 from runtime.serving.authority_request import Contract
 from runtime.serving.certificate_maker import CertificateMaker, EphemeralTls, Issued, ephemeral_tls
-from runtime.serving.certificates import ClientPolicy, ServerCertificates
+from runtime.serving.certificates import ServerCertificates
+from runtime.serving.clients import ClientPolicy
 
 TIMEOUT_S = 10.0
 SIDE_PX = 8

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from runtime.cli import main
 from runtime.errors import AuditError
-from runtime.serving import audit, audit_chain
-from runtime.serving.audit import AuditLog, Entry, begin_after, read_chain
+from runtime.serving import audit_chain, audit_file
+from runtime.serving.audit import AuditLog, Entry
 from runtime.serving.audit_chain import Chain, check_chain
+from runtime.serving.audit_file import begin_after, read_chain
 
 
 def entry(**changes) -> Entry:
@@ -179,7 +180,7 @@ def test_no_name_breaks_a_line(path: Path, client: str) -> None:
 
 def test_a_clock_that_goes_back_is_recorded_and_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with AuditLog(path) as opened:
-        monkeypatch.setattr(audit, "_now", lambda: "2001-01-01T00:00:00.000000+00:00")
+        monkeypatch.setattr(audit_file, "now", lambda: "2001-01-01T00:00:00.000000+00:00")
         opened.append(entry())
     assert "record 1 is dated before the one in front of it" in run("verify", path).stdout
 

@@ -21,8 +21,9 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from runtime.errors import MissingExtraError, ServingError
+from runtime.serving import authority_restore
 from runtime.serving.certificate_maker import CertificateMaker, Issued
-from runtime.serving.certificates import ClientPolicy
+from runtime.serving.clients import ClientPolicy
 from tests.doors import (
     CLERK,
     MAKER,
@@ -368,6 +369,18 @@ def test_an_answer_of_another_form_is_not_released(opened, path: Path) -> None:
         True,
     )
     assert [record["outcome"] for record in records(path)] == ["failed"]
+
+
+def test_an_error_of_our_own_is_recorded_too(opened, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError("inside")
+
+    door, _, _ = opened
+    monkeypatch.setattr(authority_restore, "check_answer", broken)
+    with connect(door.port, CLERK) as stub:
+        assert refused(lambda: infer(stub)).code() == grpc.StatusCode.UNKNOWN
+    (record,) = records(path)
+    assert (record["outcome"], record["reason"]) == ("failed", "an error in the door")
 
 
 def test_closing_lets_running_erasures_finish(path: Path) -> None:

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 from runtime.cli import main
 from runtime.errors import CertificateError
 from runtime.serving.certificate_maker import CertificateMaker, Issued, ephemeral_tls
-from runtime.serving.certificates import ClientPolicy, identify, load_server_certificates
+from runtime.serving.certificates import load_server_certificates
+from runtime.serving.clients import ClientPolicy, identify
 
 MONTH = timedelta(days=30)
 

@@ -28,7 +28,8 @@ from runtime.serving.audit import AuditLog
 from runtime.serving.authority_door import AuthorityDoor, DoorSettings
 from runtime.serving.authority_request import Contract
 from runtime.serving.certificate_maker import EphemeralTls, Issued, ephemeral_tls
-from runtime.serving.certificates import ClientPolicy, ServerCertificates
+from runtime.serving.certificates import ServerCertificates
+from runtime.serving.clients import ClientPolicy
 from runtime.serving.memory_file import MemoryFile
 from runtime.serving.tensor_regions import TensorRegions
 from runtime.shipped import default_bundle

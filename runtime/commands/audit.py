@@ -44,7 +44,7 @@ def verify(logs: tuple[Path, ...], heads: tuple[str, ...]) -> None:
     Exits with 1 if a record was changed, deleted, inserted or moved, or if the end is torn. Whether whole
     records are missing at the end, or the log was written anew, shows only with --expect-head.
     """
-    from ..serving.audit import read_chain
+    from ..serving.audit_file import read_chain
 
     missing = {head.lower() for head in heads}
     previous = None
@@ -78,7 +78,7 @@ def verify(logs: tuple[Path, ...], heads: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def head(log: Path, as_json: bool) -> None:
     """Print the last record's hash and number, to be noted where the log's owner cannot change it."""
-    from ..serving.audit import read_chain
+    from ..serving.audit_file import read_chain
 
     found = read_chain(log).head
     if as_json:
@@ -98,8 +98,8 @@ def head(log: Path, as_json: bool) -> None:
 )
 def show(log: Path, as_json: bool) -> None:
     """Print the records of a log, up to where its chain breaks if it does."""
-    from ..serving.audit import read_chain
     from ..serving.audit_chain import canonical
+    from ..serving.audit_file import read_chain
 
     read_chain(log, seen=lambda record: click.echo(canonical(record) if as_json else _line(record)))
 
@@ -117,7 +117,8 @@ def rotate(log: Path, new: Path) -> None:
     The server that writes LOG must be stopped first; start it again with NEW. Prints the head of NEW. If
     interrupted, run it again.
     """
-    from ..serving.audit import AuditLog, begin_after, continued_in, read_chain
+    from ..serving.audit import AuditLog
+    from ..serving.audit_file import begin_after, continued_in, read_chain
 
     if new.exists():
         raise AuditError(f"{new} exists, and logs are never overwritten; choose another name")

@@ -17,7 +17,8 @@ from .audit import AuditLog
 from .authority_request import Contract, RefusedError, check_model
 from .authority_restore import Restoring, client_of
 from .certificate_maker import EphemeralTls
-from .certificates import ClientPolicy, ServerCertificates
+from .certificates import ServerCertificates
+from .clients import ClientPolicy
 
 if TYPE_CHECKING:
     import grpc

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import AuditError, CertificateError
 from .audit import AuditLog, Entry
 from .authority_request import Contract, RefusedError, check_answer, check_request
-from .certificates import ClientIdentity, ClientPolicy, identify
+from .clients import ClientIdentity, ClientPolicy, identify
 
 if TYPE_CHECKING:
     import grpc
@@ -101,6 +101,9 @@ class Restoring:
             self._record_refusal(progress, str(error))
             logger.info("not restored: %s", error.code)
             _abort(context, error)
+        except Exception:
+            self._record_refusal(progress, "an error in the door")
+            raise
         try:
             self._record(progress, "restored", "")
         except AuditError as error:

@@ -1,4 +1,4 @@
-"""The authority's certificates: checked before anything starts, and the names that clients' carry.
+"""The authority's own certificate, its key and its clients' CAs, checked before anything starts.
 
 A server that starts with a certificate which clients refuse, or trusts a file that holds no authority, is
 worse than one that does not start; so all of it is looked at first.
@@ -6,7 +6,6 @@ worse than one that does not start; so all of it is looked at first.
 
 from __future__ import annotations
 
-import functools
 import logging
 import stat
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -39,24 +37,6 @@ class ServerCertificates:
     client_ca: bytes
 
 
-@dataclass(frozen=True)
-class ClientIdentity:
-    """Who a client's certificate says it is.
-
-    Attributes:
-        subject: RFC 4514.
-        sha256: hex, of the certificate in DER.
-        serial: hex.
-        not_before, not_after: when it is valid, with time zone.
-    """
-
-    subject: str
-    sha256: str
-    serial: str
-    not_before: datetime
-    not_after: datetime
-
-
 def load_server_certificates(certificate: Path, key: Path, client_ca: Path) -> ServerCertificates:
     """Reads and checks what the authority's server needs for mutual TLS.
 
@@ -71,7 +51,7 @@ def load_server_certificates(certificate: Path, key: Path, client_ca: Path) -> S
             certificate, a certificate is not valid now, the server's names no host or is not for servers,
             or one of ``client_ca`` is no CA.
     """
-    chain_pem, ca_pem = _read(certificate), _read(client_ca)
+    chain_pem, ca_pem = read_pem(certificate), read_pem(client_ca)
     server = _certificates(certificate, chain_pem)[0]
     _check_dates(certificate, server)
     _check_server(certificate, server)
@@ -82,50 +62,12 @@ def load_server_certificates(certificate: Path, key: Path, client_ca: Path) -> S
     return ServerCertificates(certificate=chain_pem, key=key_pem, client_ca=ca_pem)
 
 
-@functools.lru_cache(maxsize=256)
-def identify(pem: bytes) -> ClientIdentity:
-    """Who a certificate that TLS has accepted belongs to.
+def read_pem(path: Path) -> bytes:
+    """A file's content.
 
     Raises:
-        CertificateError: it cannot be parsed.
+        CertificateError: it cannot be read.
     """
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        subject = certificate.subject.rfc4514_string()
-    except ValueError as error:
-        raise CertificateError(f"the client's certificate cannot be read: {error}") from error
-    return ClientIdentity(
-        subject=subject,
-        sha256=certificate.fingerprint(SHA256()).hex(),
-        serial=f"{certificate.serial_number:x}",
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
-    )
-
-
-@dataclass(frozen=True)
-class ClientPolicy:
-    """Which of the clients whose certificates TLS accepts are served.
-
-    Attributes:
-        subjects: RFC 4514 names that are served; None: every name that the CA has certified.
-    """
-
-    subjects: frozenset[str] | None = None
-
-    def refusal(self, client: ClientIdentity, now: datetime) -> str:
-        """Why a client is not served; empty if it is.
-
-        TLS has checked the dates when the connection began; connections outlive certificates.
-        """
-        if not client.not_before <= now <= client.not_after:
-            return f"the certificate is valid from {client.not_before} to {client.not_after}, not now"
-        if self.subjects is not None and client.subject not in self.subjects:
-            return "the certificate's subject is not among those that are served"
-        return ""
-
-
-def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -133,7 +75,7 @@ def _read(path: Path) -> bytes:
 
 
 def _read_key(path: Path) -> bytes:
-    data = _read(path)
+    data = read_pem(path)
     # A group may read it (Kubernetes mounts secrets so); more is not needed by anybody.
     if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o037:
         raise CertificateError(
