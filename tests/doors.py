@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from runtime.errors import ServingError
 from runtime.serving.audit import AuditLog
 from runtime.serving.audit_file import read_chain
 from runtime.serving.authority_door import AuthorityDoor, DoorSettings
@@ -27,7 +28,6 @@ TIMEOUT_S = 10.0
 SIDE_PX = 8
 CONTRACT = Contract(
     model="restore",
-    sha256="ab" * 32,
     max_batch=4,
     input="faces",
     output="restored",
@@ -53,6 +53,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.remaining_s: list[float] = []
         self.error: tuple[grpc.StatusCode, str] | None = None
         self.answer_bytes: int | None = None
+        self.version = "1"
         self.start()
 
     def start(self) -> None:
@@ -96,12 +97,19 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         raw = (255 - np.frombuffer(request.raw_input_contents[0], np.uint8)).tobytes()
         answer = service_pb2.ModelInferResponse(
             model_name="restore",
-            model_version="1",
+            model_version=self.version,
             id=request.id,
             raw_output_contents=[raw[: self.answer_bytes]],
         )
         answer.outputs.add(name="restored", datatype="UINT8", shape=request.inputs[0].shape)
         return answer
+
+
+def sha256_of(version: str) -> str:
+    """Only version 1 is known."""
+    if version != "1":
+        raise ServingError("unknown version")
+    return "ab" * 32
 
 
 @contextmanager
@@ -122,6 +130,7 @@ def open_door(
                 contract=CONTRACT,
                 certificates=certificates,
                 upstream_tls=tls,
+                sha256_of=sha256_of,
                 log=log,
                 policy=policy or ClientPolicy(),
             ) as door,

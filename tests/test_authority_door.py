@@ -383,6 +383,16 @@ def test_an_error_of_our_own_is_recorded_too(opened, path: Path, monkeypatch: py
     assert (record["outcome"], record["reason"]) == ("failed", "an error in the door")
 
 
+def test_an_answer_of_an_unknown_version_is_not_released(opened, path: Path) -> None:
+    door, fake, _ = opened
+    fake.version = "2"
+    with connect(door.port, CLERK) as stub:
+        error = refused(lambda: infer(stub))
+    assert error.details() == "a version answered that this server did not load"
+    (record,) = records(path)
+    assert (record["outcome"], record["model_version"], record["model_sha256"]) == ("failed", "2", "")
+
+
 def test_closing_lets_running_erasures_finish(path: Path) -> None:
     with open_door(path) as (door, fake, _), connect(door.port, CLERK) as stub:
         fake.let_go.clear()

@@ -152,7 +152,7 @@ def tensor(name: str = "faces", dtype: str = "uint8", shape: tuple[int, ...] = (
 
 def test_the_shipped_restorer_can_be_served() -> None:
     manifest = open_bundle(default_bundle("authority")).manifest
-    contract = Contract.of("restore", manifest.models["restore"], max_batch=64, sha256="ab" * 32)
+    contract = Contract.of("restore", manifest.models["restore"], max_batch=64)
     assert (contract.input, contract.output, contract.face_shape) == ("faces", "restored", (128, 128, 3))
     assert contract.max_message_bytes > 64 * 128 * 128 * 3
 
@@ -170,4 +170,4 @@ def test_the_shipped_restorer_can_be_served() -> None:
 def test_another_kind_of_network_cannot(inputs: tuple, outputs: tuple, message: str) -> None:
     entry = ModelFile(path="x.onnx", sha256="ab" * 32, inputs=inputs, outputs=outputs)
     with pytest.raises(BundleError, match=message):
-        Contract.of("restore", entry, max_batch=4, sha256="ab" * 32)
+        Contract.of("restore", entry, max_batch=4)

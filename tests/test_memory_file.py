@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import ServingError
-from runtime.serving.memory_file import MemoryFile, forbid_core_dumps
+from runtime.serving.memory_file import MemoryFile, MemoryModels, forbid_core_dumps
 
 DATA = os.urandom(3_000_000)
 
@@ -113,3 +114,25 @@ def test_core_dumps_that_cannot_be_forbidden_are_an_error(monkeypatch: pytest.Mo
     monkeypatch.setattr(resource, "setrlimit", refuse)
     with pytest.raises(ServingError, match="a crash would leave secrets behind"):
         forbid_core_dumps()
+
+
+def test_versions_of_a_model_live_as_long_as_they_may_be_needed(tmp_path: Path) -> None:
+    with MemoryModels() as models:
+        for version in (1, 2, 3):
+            folder = tmp_path / f"{version}.partial"
+            folder.mkdir()
+            models.write(folder / "model.onnx", b"%d" % version)
+            folder.rename(tmp_path / str(version))
+        assert not (tmp_path / "1" / "model.onnx").exists()
+        assert [(tmp_path / name / "model.onnx").read_bytes() for name in "23"] == [b"2", b"3"]
+        assert models.sha256_of("3") == hashlib.sha256(b"3").hexdigest()
+        for name in ("1", "4", ""):
+            with pytest.raises(ServingError, match=r"expected a version among \[2, 3\], found"):
+                models.sha256_of(name)
+        with pytest.raises(ServingError, match="File exists"):
+            models.write(tmp_path / "3" / "model.onnx", b"other")
+        assert (tmp_path / "3" / "model.onnx").read_bytes() == b"3"
+        (tmp_path / "3" / "model.onnx").unlink()
+        models.write(tmp_path / "3" / "model.onnx", b"again")
+        assert models.sha256_of("3") == hashlib.sha256(b"again").hexdigest()
+    assert not (tmp_path / "3" / "model.onnx").exists()

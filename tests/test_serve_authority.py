@@ -30,8 +30,7 @@ from runtime.serving.authority_request import Contract
 from runtime.serving.certificate_maker import EphemeralTls, Issued, ephemeral_tls
 from runtime.serving.certificates import ServerCertificates
 from runtime.serving.clients import ClientPolicy
-from runtime.serving.memory_file import MemoryFile
-from runtime.serving.tensor_regions import TensorRegions
+from runtime.serving.memory_file import MemoryFile, MemoryModels
 from runtime.shipped import default_bundle
 from tests.doors import CLERK, MAKER, connect, records, refused
 
@@ -56,7 +55,7 @@ def free_port() -> int:
 
 
 def start_triton(
-    repository: Path, tls: EphemeralTls, port: int, log: Path, regions: TensorRegions, files: ExitStack
+    repository: Path, tls: EphemeralTls, port: int, log: Path, memory_prefix: str, files: ExitStack
 ) -> subprocess.Popen:
     """Starts Triton for one model behind mutual TLS, its keys in memory."""
     paths = {
@@ -67,7 +66,7 @@ def start_triton(
         return subprocess.Popen(
             [
                 *triton_command(),
-                regions.option,
+                f"--backend-config=python,shm-region-prefix-name={memory_prefix}",
                 f"--model-repository={repository}",
                 "--model-control-mode=explicit",
                 "--load-model=restore",
@@ -85,6 +84,14 @@ def start_triton(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def hide_memory(prefix: str) -> int:
+    """Takes the names of Triton's shared memory away, as ``serve`` does."""
+    names = list(Path("/dev/shm").glob(f"{prefix}*"))
+    for name in names:
+        name.unlink()
+    return len(names)
 
 
 def end(process: subprocess.Popen) -> int:
@@ -128,12 +135,12 @@ class Served:
     started: float
 
 
-def make_repository(folder: Path, model: MemoryFile) -> Path:
+def make_repository(folder: Path, models: MemoryModels) -> Path:
     """A repository with the restorer as a link to memory."""
     folder.mkdir(mode=0o700)
     (folder / "restore" / "1").mkdir(parents=True)
     (folder / "restore" / "config.pbtxt").write_bytes(CONFIG.read_bytes())
-    model.link(folder / "restore" / "1" / "model.onnx")
+    models.write(folder / "restore" / "1" / "model.onnx", restorer())
     return folder
 
 
@@ -151,17 +158,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     manifest = open_bundle(default_bundle("authority")).manifest
     server = MAKER.issue("localhost", "server", ["localhost", "127.0.0.1"])
     with ExitStack() as stack:
-        model = stack.enter_context(MemoryFile(data, "restore"))
-        repository = make_repository(folder / "models", model)
-        regions = TensorRegions()
-        process = start_triton(repository, tls, port, folder / "triton.log", regions, stack)
+        models = stack.enter_context(MemoryModels())
+        repository = make_repository(folder / "models", models)
+        memory_prefix = f"erasablemask-test-{os.getpid()}-"
+        process = start_triton(repository, tls, port, folder / "triton.log", memory_prefix, stack)
         stack.callback(end, process)
         wait_until_ready(port, tls, process, folder / "triton.log")
-        assert regions.hide() == 1
+        assert hide_memory(memory_prefix) == 1
         entry = manifest.models["restore"]
         door = AuthorityDoor(
             DoorSettings(address="127.0.0.1:0", upstream=f"127.0.0.1:{port}"),
-            contract=Contract.of("restore", entry, max_batch=manifest.max_batch, sha256=model.sha256),
+            contract=Contract.of("restore", entry, max_batch=manifest.max_batch),
+            sha256_of=models.sha256_of,
             certificates=ServerCertificates(server.certificate, server.key, MAKER.ca.certificate),
             upstream_tls=tls,
             log=stack.enter_context(AuditLog(folder / "audit.log")),
@@ -244,22 +252,22 @@ def test_the_restorer_is_in_no_file_while_it_is_served(served: Served, tmp_path:
 
 
 OWNER = """
-import sys, time
+import os, sys, time
 from contextlib import ExitStack
 from pathlib import Path
 from runtime.serving.certificate_maker import ephemeral_tls
-from runtime.serving.memory_file import MemoryFile, forbid_core_dumps
+from runtime.serving.memory_file import MemoryModels, forbid_core_dumps
 from tests.test_serve_authority import (
-    channel_to, faces, make_repository, request_of, restorer, service_pb2_grpc, start_triton, wait_until_ready
+    channel_to, faces, hide_memory, make_repository, request_of, restorer, service_pb2_grpc, start_triton,
+    wait_until_ready
 )
-from runtime.serving.tensor_regions import TensorRegions
 forbid_core_dumps()
 folder, port, tls, files = Path(sys.argv[1]), int(sys.argv[2]), ephemeral_tls(), ExitStack()
-model, regions = MemoryFile(restorer(), "restore"), TensorRegions()
-process = start_triton(make_repository(folder / "models", model), tls, port, folder / "log", regions, files)
+model, prefix = MemoryModels(), f"erasablemask-test-{os.getpid()}-"
+process = start_triton(make_repository(folder / "models", model), tls, port, folder / "log", prefix, files)
 print(process.pid, flush=True)
 wait_until_ready(port, tls, process, folder / "log")
-regions.hide()
+hide_memory(prefix)
 with channel_to(port, tls.ca, tls.client) as channel:
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
     restored = stub.ModelInfer(request_of(faces(2)), timeout=30).raw_output_contents[0]

@@ -36,7 +36,7 @@ class Entry:
         serial: the certificate's serial number, hex.
         model: name of the network that is served.
         model_version: the version that answered, empty if none did.
-        model_sha256: hex, of the unsealed network.
+        model_sha256: hex, of that version, unsealed; empty if none did.
         faces: how many, 0 if the request could not be understood.
         input_sha256: hex, of the faces as they came, ``uint8 (N, H, W, 3)``; empty if there were none.
         output_sha256: hex, of the restored faces, in the same form; empty if there were none.
@@ -49,7 +49,7 @@ class Entry:
     serial: str
     model: str
     model_version: str = ""
-    model_sha256: str
+    model_sha256: str = ""
     faces: int = 0
     input_sha256: str = ""
     output_sha256: str = ""

@@ -58,6 +58,8 @@ class AuthorityDoor(Closing):
         contract: the network that is served.
         certificates: the server's own and its clients' CAs.
         upstream_tls: what Triton was started with.
+        sha256_of: hex SHA-256 of a version of the network, unsealed, for the log; raises ServingError for an
+            unknown one.
         log: every erasure is recorded there; stays open.
         policy: which of the certified clients are served.
 
@@ -73,12 +75,14 @@ class AuthorityDoor(Closing):
         contract: Contract,
         certificates: ServerCertificates,
         upstream_tls: EphemeralTls,
+        sha256_of: Callable[[str], str],
         log: AuditLog,
         policy: ClientPolicy,
     ) -> None:
         self._grpc, self._messages, stubs = _libraries()
         self._settings = settings
         self._contract = contract
+        self._sha256_of = sha256_of
         self._log = log
         self._policy = policy
         self._channel = self._open_channel(upstream_tls)
@@ -147,6 +151,7 @@ class AuthorityDoor(Closing):
         restore = Restoring(
             contract=self._contract,
             upstream=self._triton.ModelInfer,
+            sha256_of=self._sha256_of,
             log=self._log,
             policy=self._policy,
             max_concurrent=self._settings.max_concurrent,

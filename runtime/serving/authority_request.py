@@ -33,21 +33,19 @@ class Contract:
 
     Attributes:
         model: its name in Triton.
-        sha256: hex, of the unsealed network, for the log.
         max_batch: most faces of a request.
         input, output: names of its tensors.
         face_shape: of one face in both, uint8.
     """
 
     model: str
-    sha256: str
     max_batch: int
     input: str
     output: str
     face_shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: str, entry: ModelFile, *, max_batch: int, sha256: str) -> Self:
+    def of(cls, model: str, entry: ModelFile, *, max_batch: int) -> Self:
         """The contract of a network in a bundle's manifest.
 
         Raises:
@@ -66,7 +64,6 @@ class Contract:
             )
         return cls(
             model=model,
-            sha256=sha256,
             max_batch=max_batch,
             input=first.name,
             output=second.name,

@@ -10,11 +10,12 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import AuditError, CertificateError
+from ..errors import AuditError, CertificateError, ServingError
 from .audit import AuditLog, Entry
 from .authority_request import Contract, RefusedError, check_answer, check_request
 from .clients import ClientIdentity, ClientPolicy, identify
@@ -48,6 +49,7 @@ class _Progress:
     input_sha256: str = ""
     output_sha256: str = ""
     model_version: str = ""
+    model_sha256: str = ""
     forwarded: bool = False
 
 
@@ -57,6 +59,7 @@ class Restoring:
     Args:
         contract: the network.
         upstream: Triton's ``ModelInfer``, as a gRPC callable.
+        sha256_of: hex SHA-256 of a version of the network, unsealed; raises ServingError for an unknown one.
         log: where every request is recorded.
         policy: whose requests are answered.
         max_concurrent: requests at once; more are refused as busy.
@@ -68,6 +71,7 @@ class Restoring:
         *,
         contract: Contract,
         upstream: grpc.UnaryUnaryMultiCallable,
+        sha256_of: Callable[[str], str],
         log: AuditLog,
         policy: ClientPolicy,
         max_concurrent: int,
@@ -75,6 +79,7 @@ class Restoring:
     ) -> None:
         self._contract = contract
         self._upstream = upstream
+        self._sha256_of = sha256_of
         self._log = log
         self._policy = policy
         self._slots = threading.BoundedSemaphore(max_concurrent)
@@ -119,6 +124,10 @@ class Restoring:
         progress.forwarded = True
         answer = self._ask(checked, context)
         progress.model_version = answer.model_version
+        try:
+            progress.model_sha256 = self._sha256_of(answer.model_version)
+        except ServingError as error:
+            raise RefusedError("INTERNAL", "a version answered that this server did not load") from error
         restored = check_answer(self._contract, answer, progress.faces)
         progress.output_sha256 = hashlib.sha256(restored).hexdigest()
         if not context.is_active():
@@ -152,7 +161,7 @@ class Restoring:
                 certificate_sha256=progress.client.sha256,
                 serial=progress.client.serial,
                 model=self._contract.model,
-                model_sha256=self._contract.sha256,
+                model_sha256=progress.model_sha256,
                 model_version=progress.model_version,
                 faces=progress.faces,
                 input_sha256=progress.input_sha256,

@@ -70,6 +70,48 @@ class MemoryFile(Closing):
         self._descriptor = -1
 
 
+class MemoryModels(Closing):
+    """One model's versions in memory, for a repository whose version folders hold links to them."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, MemoryFile] = {}
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Makes ``path``, in the folder of a version, a link to its content.
+
+        The version before stays, for a server that must go back to it; those before that go.
+
+        Raises:
+            ServingError: the link or the file cannot be made.
+        """
+        version = int(path.parent.name.split(".")[0])  # a version in the making is called 2.partial
+        file = MemoryFile(data, path.name)
+        try:
+            file.link(path)
+        except ServingError:
+            file.close()
+            raise
+        for old in [number for number in self._files if number < version - 1 or number == version]:
+            self._files.pop(old).close()
+        self._files[version] = file
+
+    def sha256_of(self, version: str) -> str:
+        """Hex SHA-256 of a version's content.
+
+        Raises:
+            ServingError: there is no such version.
+        """
+        if not version.isdecimal() or int(version) not in self._files:
+            raise ServingError(f"expected a version among {sorted(self._files)}, found {version!r}")
+        return self._files[int(version)].sha256
+
+    def close(self) -> None:
+        """Gives all the memory back."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+
 def forbid_core_dumps() -> None:
     """Keeps this process and all that it starts from leaving its memory on a disk when it crashes.
 
