@@ -20,6 +20,8 @@ COMMANDS = {
     "keygen": "Make a key file for an authority.",
     "seal": "Seal an authority bundle again, under another secret.",
     "unseal": "Check that a secret opens an authority bundle.",
+    "audit": "Check, show or rotate the log of an authority's server.",
+    "certificates": "Make certificates to try an authority's server out.",
 }
 
 

@@ -31,6 +31,18 @@ class RecognizerError(ErasableMaskError):
     """No face recogniser could be found, or its file is not the expected one."""
 
 
+class ServingError(ErasableMaskError):
+    """An inference server is set up wrongly, cannot be had or started, or does not answer as it should."""
+
+
+class AuditError(ErasableMaskError):
+    """The authority's log cannot be written, is in use, or its chain is broken."""
+
+
+class CertificateError(ErasableMaskError):
+    """A certificate, its key or a list of them is missing, unusable, or not to be trusted."""
+
+
 class MissingExtraError(ErasableMaskError, ImportError):
     """An optional dependency is needed; the message names the extra that installs it."""
 
