@@ -1,0 +1,156 @@
+"""The servers that the serving benchmark compares, each started, ready, and ended."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.manifest import open_bundle
+from runtime.serving.repository import configurations
+from runtime.serving.triton_config import ONNX
+
+MODEL = "protect"
+_START_S = 180.0
+_END_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """How one of them is set.
+
+    Attributes:
+        name: for people.
+        kind: ``triton`` or ``plain``, see ``plain_server``.
+        backend: what runs the network.
+        threads: CPU threads of an instance.
+        instances: processes of the model.
+        fused: whether requests are fused into batches.
+        delay_us: how long a batch may wait for more.
+    """
+
+    name: str
+    kind: str = "triton"
+    backend: str = "ort-cpu"
+    threads: int = 2
+    instances: int = 1
+    fused: bool = True
+    delay_us: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        process: of the server or what supervises it.
+        url: ``host:port``.
+        protocol: ``grpc`` or ``http``.
+    """
+
+    server: Server
+    process: subprocess.Popen[bytes]
+    url: str
+    protocol: str
+
+    def counts(self) -> tuple[int, int]:
+        """Faces and executions of the network so far."""
+        with _client(self) as client:
+            if self.protocol == "http":
+                stats = client.get_inference_statistics(MODEL)["model_stats"][0]
+            else:
+                stats = client.get_inference_statistics(MODEL, as_json=True)["model_stats"][0]
+        return int(stats.get("inference_count", 0)), int(stats.get("execution_count", 0))
+
+
+@contextmanager
+def running(server: Server, bundle: Path, environment: Path, folder: Path) -> Iterator[Running]:
+    """Starts a server and ends it.
+
+    Args:
+        bundle: folder of a public bundle.
+        environment: the wheel's, see ``erasablemask serve-env``.
+        folder: an empty one, for its model repository and log.
+
+    Raises:
+        ValueError: it does not become ready; its log's end is in the message.
+    """
+    folder.mkdir(parents=True)
+    port = _free_port()
+    if server.kind == "plain":
+        command = [sys.executable, "-m", "benchmarks.plain_server", "--bundle", str(bundle)]
+        command += ["--model", MODEL, "--backend", server.backend, "--port", str(port)]
+    else:
+        write_repository(bundle, folder / "models", server)
+        command = [sys.executable, "-m", "runtime.cli", "serve", "--role", "public", "--bundle", str(bundle)]
+        command += ["--repository", str(folder / "models"), "--environment", str(environment)]
+        command += ["--backend", server.backend, "--grpc-port", str(port)]
+    command += ["--threads", str(server.threads)]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    answering = Running(
+        server=server,
+        process=process,
+        url=f"127.0.0.1:{port}",
+        protocol="http" if server.kind == "plain" else "grpc",
+    )
+    try:
+        _wait_until_ready(answering, log)
+        yield answering
+    finally:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def write_repository(bundle: Path, folder: Path, server: Server) -> None:
+    """A model repository as ``erasablemask serve`` makes it, but for what is compared."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    opened = open_bundle(bundle)
+    for name in ("protect", "attributes"):
+        text = configurations(opened, name, instances=server.instances)[ONNX.config]
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        config.dynamic_batching.max_queue_delay_microseconds = server.delay_us
+        if not server.fused:
+            config.ClearField("dynamic_batching")
+        version = folder / name / "1"
+        version.mkdir(parents=True)
+        (folder / name / ONNX.config).write_text(text_format.MessageToString(config))
+        (version / ONNX.file).write_bytes(opened.read(name))
+
+
+def _client(running: Running) -> Any:
+    if running.protocol == "http":
+        from tritonclient.http import InferenceServerClient
+    else:
+        from tritonclient.grpc import InferenceServerClient
+    return InferenceServerClient(running.url)
+
+
+def _wait_until_ready(running: Running, log: Path) -> None:
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until and running.process.poll() is None:
+        # Both clients raise what their transport raises while nobody listens.
+        with suppress(Exception), _client(running) as client:
+            if client.is_model_ready(MODEL):
+                return
+        time.sleep(0.1)
+    end = log.read_text(errors="replace").strip().splitlines()[-3:]
+    raise ValueError(f"the server {running.server.name!r} did not become ready: {' / '.join(end)}")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

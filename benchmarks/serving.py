@@ -1,0 +1,210 @@
+"""``python -m benchmarks.serving``: what fused batches gain, against peers, from 1 to 64 requests at a time.
+
+All servers run the same network of the same bundle on the same backend and threads, and are measured in turns
+with the same load generator. What idles takes no time from what is measured.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from runtime.backends import create_backend
+from runtime.manifest import open_bundle
+from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
+from runtime.shipped import default_bundle
+from training.evaluation.statistics import write_json
+
+from .common import as_click_errors, environment
+from .perf_analyzer import Load, find, measure
+from .served import MODEL, Running, Server, running
+
+CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
+# Requests of one measurement: at least this many, and this many of every client.
+REQUESTS, ROUNDS_OF_A_CLIENT = 150, 12
+
+FUSED, SINGLE, PLAIN = "fused batches", "batching off", "FastAPI"
+
+
+@click.command()
+@click.option("--bundle", type=click.Path(path_type=Path), help="A public one.  [default: the shipped one]")
+@click.option(
+    "--environment",
+    "venv",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_ENVIRONMENT,
+    show_default=True,
+    help="The wheel's, with the load generator; see serve-env and make bench-env.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(SERVER_BACKENDS),
+    default=("ort-cpu", "openvino-bf16"),
+    show_default=True,
+)
+@click.option("--concurrency", "levels", multiple=True, type=click.IntRange(min=1), default=CONCURRENCIES)
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--sweep", is_flag=True, help="Compare delays, instances and threads instead of peers.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+def main(
+    bundle: Path | None,
+    venv: Path,
+    backends: tuple[str, ...],
+    levels: tuple[int, ...],
+    threads: int,
+    rounds: int,
+    sweep: bool,
+    out: Path,
+) -> None:
+    """Measures throughput and latency of running servers, in turns."""
+    with as_click_errors():
+        folder = bundle or default_bundle("public")
+        program = find(venv)
+        result: dict[str, Any] = {
+            "benchmark": "serving",
+            "environment": environment(),
+            "bundle": {
+                "name": open_bundle(folder).manifest.name,
+                MODEL: open_bundle(folder).manifest.models[MODEL].sha256,
+            },
+            "settings": {"threads": threads, "rounds": rounds, "faces_per_request": 1, "sweep": sweep},
+            "rows": [],
+            "in_process_ms": {},
+        }
+        for backend in backends:
+            servers = swept(backend, threads) if sweep else peers(backend, threads)
+            local_ms: list[float] = []
+            loads: dict[tuple[Server, int], list[tuple[Load, float]]] = {}
+            with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+                answering = [
+                    stack.enter_context(running(server, folder, venv, Path(scratch) / str(i)))
+                    for i, server in enumerate(servers)
+                ]
+                for _ in range(rounds):
+                    local_ms.append(in_process_ms(folder, backend, threads))
+                    for level in levels:
+                        for one in answering:
+                            loads.setdefault((one.server, level), []).append(load(program, one, level))
+            result["in_process_ms"][backend] = median(local_ms)
+            result["rows"] += [row_of(server, taken) for (server, _), taken in loads.items()]
+    write_json(result, out)
+    show(result)
+
+
+def peers(backend: str, threads: int) -> list[Server]:
+    """What is compared: one and the same network behind three servers."""
+    common = {"backend": backend, "threads": threads}
+    return [
+        Server(name=FUSED, **common),
+        Server(name=SINGLE, fused=False, **common),
+        Server(name=PLAIN, kind="plain", **common),
+    ]
+
+
+def swept(backend: str, threads: int) -> list[Server]:
+    """The knobs of fused batching: the wait for more requests, and how the cores are split."""
+    delays = [
+        Server(name=f"1 x {threads} threads, delay {us} us", backend=backend, threads=threads, delay_us=us)
+        for us in (0, 500, 2000, 5000)
+    ]
+    split = Server(
+        name=f"{threads} x 1 thread, delay 0 us", backend=backend, threads=1, instances=threads
+    )
+    return [*delays, split]
+
+
+def in_process_ms(bundle: Path, backend: str, threads: int, calls: int = 60) -> float:
+    """Median time of the network for one face without any server, in milliseconds."""
+    opened = open_bundle(bundle)
+    entry = opened.manifest.models[MODEL]
+    inputs = {spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in entry.inputs}
+    times = []
+    with create_backend(backend, opened.read(MODEL), threads=threads) as network:
+        network.run(inputs)
+        for _ in range(calls):
+            start = time.perf_counter()
+            network.run(inputs)
+            times.append(1e3 * (time.perf_counter() - start))
+    return median(times)
+
+
+def load(program: Path, running: Running, concurrency: int) -> tuple[Load, float]:
+    """One measurement, and how many faces an execution of the network had on average."""
+    faces, executions = running.counts()
+    measured = measure(
+        program,
+        url=running.url,
+        protocol=running.protocol,
+        model=MODEL,
+        faces=1,
+        concurrency=concurrency,
+        requests=max(REQUESTS, ROUNDS_OF_A_CLIENT * concurrency),
+    )
+    faces_after, executions_after = running.counts()
+    return measured, (faces_after - faces) / max(executions_after - executions, 1)
+
+
+def row_of(server: Server, taken: Sequence[tuple[Load, float]]) -> dict[str, Any]:
+    """Medians over the rounds, and the range of the throughput."""
+    loads = [one for one, _ in taken]
+
+    def middle(values: list[Mapping[str, float]]) -> dict[str, float]:
+        return {name: median(value[name] for value in values) for name in values[0]}
+
+    rates = [one.requests_per_s for one in loads]
+    return {
+        "server": server.name,
+        "kind": server.kind,
+        "backend": server.backend,
+        "threads": server.threads,
+        "instances": server.instances,
+        "delay_us": server.delay_us,
+        "concurrency": loads[0].concurrency,
+        "faces_per_s": median(rates),
+        "faces_per_s_range": [min(rates), max(rates)],
+        "client_ms": middle([one.client_ms for one in loads]),
+        "server_ms": middle([one.server_ms for one in loads]),
+        "mean_batch": median(batch for _, batch in taken),
+        "rounds": len(taken),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints a table for every backend."""
+    for backend, local_ms in result["in_process_ms"].items():
+        table = Table(title=f"{backend}: one face without a server {local_ms:.2f} ms")
+        columns = ("server", "at a time", "faces/s", "range", "batch", "p50", "p90", "p95", "p99", "queue ms")
+        for column in columns:
+            table.add_column(column, justify="left" if column == "server" else "right")
+        for row in result["rows"]:
+            if row["backend"] != backend:
+                continue
+            low, high = row["faces_per_s_range"]
+            client = row["client_ms"]
+            table.add_row(
+                row["server"],
+                str(row["concurrency"]),
+                f"{row['faces_per_s']:.1f}",
+                f"{low:.1f}-{high:.1f}",
+                f"{row['mean_batch']:.2f}",
+                *(f"{client[name]:.1f}" for name in ("p50", "p90", "p95", "p99")),
+                f"{row['server_ms'].get('queue', 0.0):.1f}",
+            )
+        Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()
