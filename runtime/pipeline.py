@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import geometry
-from .backends import DEFAULT_BACKEND, Backend, BackendFactory, create_backend
+from .backends import DEFAULT_BACKEND, Backend, BackendFactory, Remote, create_backend
 from .closing import Closing
 from .detection import FaceDetector
 from .errors import BackendError, BundleError, NoFaceError
@@ -30,9 +31,9 @@ class _FacePipeline(Closing):
     def __init__(
         self,
         bundle: Bundle,
-        models: Mapping[str, bytes],
+        models: Mapping[str, Callable[[], bytes]],
         *,
-        backend: str | BackendFactory,
+        backend: str | BackendFactory | Remote,
         threads: int | None,
         detector: FaceDetector | None,
     ) -> None:
@@ -44,12 +45,13 @@ class _FacePipeline(Closing):
             self._detector = opened.enter_context(
                 detector or FaceDetector.from_bundle(bundle, threads=threads)
             )
-            for name, model in models.items():
-                network = (
-                    create_backend(backend, model, threads=threads)
-                    if isinstance(backend, str)
-                    else backend(name, model)
-                )
+            for name, read in models.items():
+                if isinstance(backend, Remote):
+                    network = backend.connect(name, bundle.manifest)
+                elif isinstance(backend, str):
+                    network = create_backend(backend, read(), threads=threads)
+                else:
+                    network = backend(name, read())
                 self._networks[name] = opened.enter_context(network)
             self._open = opened.pop_all()
 
@@ -110,13 +112,13 @@ class _FacePipeline(Closing):
 
 
 class Protector(_FacePipeline):
-    """Protects every face of a picture. A context manager.
+    """Protects every face of a picture. A context manager; several threads may use it at once.
 
     Args:
         bundle: a public bundle, see ``open_bundle``; an authority's does not hold these networks.
-        backend: name of a backend, see ``runtime.backends``, or a function that makes one of a network's
-            name and bytes. The detector, three small networks over images of changing size, stays on the
-            CPU.
+        backend: name of a backend, see ``runtime.backends``, a function that makes one of a network's
+            name and bytes, or a ``TritonServer``, with which the bundle need not hold the networks' files.
+            The detector, three small networks over images of changing size, stays on the CPU.
         threads: CPU threads inside one operation, ``None`` for the backend's choice.
         detector: used, and closed, instead of the bundle's.
 
@@ -129,13 +131,13 @@ class Protector(_FacePipeline):
         self,
         bundle: Bundle,
         *,
-        backend: str | BackendFactory = DEFAULT_BACKEND,
+        backend: str | BackendFactory | Remote = DEFAULT_BACKEND,
         threads: int | None = None,
         detector: FaceDetector | None = None,
     ) -> None:
         super().__init__(
             bundle,
-            {name: bundle.read(name) for name in ("protect", "attributes")},
+            {name: partial(bundle.read, name) for name in ("protect", "attributes")},
             backend=backend,
             threads=threads,
             detector=detector,
@@ -231,21 +233,22 @@ class Eraser(_FacePipeline):
 
     Args:
         bundle: the authority's bundle.
-        restore_model: the restorer's ONNX bytes, see ``runtime.authority.unseal_model``.
+        restore_model: the restorer's ONNX bytes, see ``runtime.authority.unseal_model``; None for a
+            ``TritonServer``, which has its own.
         backend, threads, detector: as of ``Protector``.
 
     Raises:
         BundleError: the bundle is not an authority's, a network is missing or was changed, or the bundle's
             alignment is not this program's.
-        BackendError: the backend cannot be had or cannot load a network.
+        BackendError: the backend cannot be had or cannot load a network, or lacks its bytes.
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        restore_model: bytes,
+        restore_model: bytes | None = None,
         *,
-        backend: str | BackendFactory = DEFAULT_BACKEND,
+        backend: str | BackendFactory | Remote = DEFAULT_BACKEND,
         threads: int | None = None,
         detector: FaceDetector | None = None,
     ) -> None:
@@ -253,7 +256,7 @@ class Eraser(_FacePipeline):
             raise BundleError(f"{bundle.folder} is a public bundle: only an authority's bundle can erase")
         super().__init__(
             bundle,
-            {"restore": restore_model},
+            {"restore": partial(_given, restore_model)},
             backend=backend,
             threads=threads,
             detector=detector,
@@ -288,6 +291,12 @@ def _check_template(manifest: Manifest) -> None:
             "the bundle's networks were trained with another face alignment (crop_template) than this "
             "program's; update erasablemask or export the bundle again"
         )
+
+
+def _given(model: bytes | None) -> bytes:
+    if model is None:
+        raise BackendError("expected the restorer's bytes, which only a server has of itself; found none")
+    return model
 
 
 def _mean_change(crop: ImageU8, output: ImageU8) -> float:

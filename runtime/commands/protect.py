@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ._batch import WriteOptions, run_batch
-from ._files import picture_options, plan_jobs, say_backend
+from ._files import picture_options, plan_jobs
+from ._remote import backend_options, say_backend
+
+if TYPE_CHECKING:
+    from ..backends.triton import TritonServer
 
 
 def _parse_edits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
@@ -26,6 +31,7 @@ def _parse_edits(ctx: click.Context, param: click.Parameter, values: tuple[str, 
       erasablemask protect photos/ -o protected/ --set Bangs=1"""
 )
 @picture_options
+@backend_options
 @click.option(
     "--set",
     "edits",
@@ -50,7 +56,8 @@ def command(
     strength: float | None,
     injection: float | None,
     bundle: Path | None,
-    backend: str,
+    backend: str | TritonServer,
+    in_flight: int,
     min_face: int | None,
     threads: int | None,
     overwrite: bool,
@@ -88,6 +95,7 @@ def command(
             WriteOptions(exif=exif, overwrite=overwrite, replace_input=replace_input),
             verb="protected",
             as_json=as_json,
+            in_flight=in_flight,
             extra={
                 "bundle": opened.manifest.name,
                 "demo": opened.manifest.demo,
