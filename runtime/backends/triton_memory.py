@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from ..manifest import TensorSpec
 from .base import Tensors
-from .retries import Failure, TransportError
+from .retries import Failure, TransportError, with_retries
 
 _ALIGNMENT = 64
-_UNREGISTER_S = 2.0
+_UNREGISTER_S = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +133,10 @@ class SharedRegions:
         return region
 
     def _forget(self, region: Region) -> None:
-        try:
-            self._unregister(region.name, _UNREGISTER_S)
+        try:  # refused as long as a request that nobody waits for any more still uses it
+            with_retries(
+                partial(self._unregister, region.name), deadline_s=_UNREGISTER_S, repeat={Failure.REFUSED}
+            )
         except TransportError as error:  # a server that is gone has forgotten it already
             logger.info("a region of shared memory was not unregistered: %s", error)
         region.close()
