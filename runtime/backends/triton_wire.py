@@ -21,6 +21,8 @@ _BUSY = ("exceeds maximum queue size", "timeout expired")
 # A killed Python stub; a model that is being loaded again; a region of shared memory that was registered
 # with a server that has since been started again.
 _BROKEN = ("is not healthy", "has no available versions", "unable to find shared memory region")
+# What needs a token that only the server's own supervisor has; Triton calls even that UNAVAILABLE.
+_FORBIDDEN = ("protocol is restricted",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ def failure_of(status: str, message: str) -> Failure:
         message: the server's, or gRPC's own.
     """
     words = message.lower()
+    if any(phrase in words for phrase in _FORBIDDEN):
+        return Failure.REFUSED
     if any(phrase in words for phrase in _BUSY):
         return Failure.BUSY
     if any(phrase in words for phrase in _BROKEN):
