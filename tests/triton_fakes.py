@@ -80,6 +80,7 @@ class FakeTriton:
         handler = type("Handler", (_Handler,), {"fake": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
+        self._http.handle_error = lambda *_: None  # clients of these tests vanish
         self.http_port = self._http.server_address[1]
         Thread(target=self._http.serve_forever, daemon=True).start()
         return self

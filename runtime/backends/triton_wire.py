@@ -19,8 +19,14 @@ DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 # What Triton says when the queue is full, and when a request waited in it for too long.
 _BUSY = ("exceeds maximum queue size", "timeout expired")
 # A killed Python stub; a model that is being loaded again; a region of shared memory that was registered
-# with a server that has since been started again.
-_BROKEN = ("is not healthy", "has no available versions", "unable to find shared memory region")
+# with a server that has since been started again; and a batch that another client's request spoilt: over gRPC
+# Triton counts one of shape (0, 128, ...) as 128 rows, and fails all requests that it was fused with.
+_BROKEN = (
+    "is not healthy",
+    "has no available versions",
+    "unable to find shared memory region",
+    "max allowed is",
+)
 # What needs a token that only the server's own supervisor has; Triton calls even that UNAVAILABLE.
 _FORBIDDEN = ("protocol is restricted",)
 
