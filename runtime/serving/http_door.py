@@ -32,6 +32,9 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 _ANSWER_HEADERS = ("Content-Type", _HEADER_LENGTH)
 
 logger = logging.getLogger(__name__)
+# aiohttp's own lines quote what it could not parse, which may be part of a picture.
+_silent = logging.getLogger(f"{__name__}.parser")
+_silent.disabled = True
 
 
 class HttpDoor(Closing):
@@ -119,7 +122,10 @@ class HttpDoor(Closing):
         timeout = ClientTimeout(total=self._answer_s)
         async with ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
             runner = web.AppRunner(
-                self._application(session), access_log=None, shutdown_timeout=self._drain_s
+                self._application(session),
+                access_log=None,
+                logger=_silent,
+                shutdown_timeout=self._drain_s,
             )
             try:
                 await runner.setup()
@@ -250,3 +256,6 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return web.json_response({"error": str(refusal)}, status=refusal.status)
     except web.HTTPException as error:
         return web.json_response({"error": error.reason}, status=error.status)
+    except Exception:
+        logger.exception("a request was not handled")
+        return web.json_response({"error": "the request could not be handled"}, status=500)
