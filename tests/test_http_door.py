@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.backends.triton import TritonServer
-from runtime.errors import BackendError
+from runtime.errors import ServingError
 from runtime.serving.http_checks import RefusedError, body_limit, check_infer
 from runtime.serving.http_door import HttpDoor
 
@@ -364,6 +364,13 @@ def test_no_damaged_request_reaches_the_server(fake: FakeTriton, door: HttpDoor,
         }
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_closing_waits_for_requests_in_flight(fake: FakeTriton) -> None:
     fake.pause_s = 0.5
     try:
@@ -372,8 +379,7 @@ def test_closing_waits_for_requests_in_flight(fake: FakeTriton) -> None:
         found: list[int] = []
         thread = threading.Thread(target=lambda: found.append(send(door, honest())[0]))
         thread.start()
-        while not fake.requests:
-            time.sleep(0.01)
+        wait_until(lambda: bool(fake.requests))
         door.close()
         thread.join()
         assert found == [200]
@@ -413,17 +419,18 @@ def test_a_server_that_does_not_answer_is_given_up(fake: FakeTriton) -> None:
 
 
 def test_too_many_large_bodies_are_busy(door: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_until(lambda: door._held_bytes == 0)
     monkeypatch.setattr("runtime.serving.http_door.HELD_BYTES", 1000)
     with socket.create_connection(("127.0.0.1", door.port), timeout=5) as connection:
         connection.sendall(head("Content-Length: 900") + b"{")
-        time.sleep(0.2)
+        wait_until(lambda: door._held_bytes == 900)
         assert send(door, honest())[0] == 503
-    time.sleep(0.2)
+    wait_until(lambda: door._held_bytes == 0)
     assert send(door, honest())[0] == 200
 
 
 def test_a_port_that_is_taken_is_an_error(fake: FakeTriton, door: HttpDoor) -> None:
     other = HttpDoor({"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=door.port)
-    with pytest.raises(BackendError, match=f"cannot listen on 127.0.0.1:{door.port}: .*another port"):
+    with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{door.port}: .*another port"):
         other.start()
     other.close()

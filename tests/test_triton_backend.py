@@ -22,6 +22,8 @@ from .triton_fakes import FakeTriton, manifest_of, model, tensor
 HALVES = model([tensor("a", 2), tensor("b", 2)], [tensor("sum", 2), tensor("difference", 2)])
 MODELS = {"protect": HALVES, "restore": HALVES}
 BUSY = ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size")
+# The authority's door.
+BUSY_DOOR = ("UNAVAILABLE", "busy; try again")
 BROKEN = ("INTERNAL", "Stub process 'protect_0_0' is not healthy.")
 
 
@@ -91,7 +93,7 @@ def test_threads_share_a_connection(fake: FakeTriton, way: str) -> None:
         assert time.monotonic() - start_s < 0.7
 
 
-@pytest.mark.parametrize("faults", [[BUSY, BUSY], [BROKEN], [("UNAVAILABLE", "Socket closed")]])
+@pytest.mark.parametrize("faults", [[BUSY, BUSY], [BUSY_DOOR], [BROKEN], [("UNAVAILABLE", "Socket closed")]])
 def test_what_is_safe_is_repeated(fake: FakeTriton, way: str, faults: list[tuple[str, str]]) -> None:
     with connect(fake, way) as backend:
         fake.faults.extend(faults)
@@ -99,11 +101,15 @@ def test_what_is_safe_is_repeated(fake: FakeTriton, way: str, faults: list[tuple
     assert len(fake.requests) == len(faults) + 1
 
 
-@pytest.mark.parametrize("fault", [BUSY, BROKEN, ("UNAVAILABLE", "Socket closed")])
+@pytest.mark.parametrize("fault", [BUSY, BUSY_DOOR, BROKEN, ("UNAVAILABLE", "Socket closed")])
 def test_what_an_authority_records_is_sent_once(fake: FakeTriton, way: str, fault: tuple[str, str]) -> None:
     with connect(fake, way, "restore") as backend:
         fake.faults.append(fault)
-        message = "is busy, tried 1 time: " if fault is BUSY else "not repeated by itself: run it again"
+        message = (
+            "is busy, tried 1 time: "
+            if fault in (BUSY, BUSY_DOOR)
+            else "not repeated by itself: run it again"
+        )
         with pytest.raises(BackendError, match=message):
             backend.run(pair(2))
     assert len(fake.requests) == 1

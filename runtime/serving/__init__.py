@@ -1,1 +1,1 @@
-"""A Triton server for the networks of a bundle, and what stands around it."""
+"""Serves a bundle through a real Triton server: what starts it, watches it and stands before it."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Self
 
 from ..closing import Closing
-from ..errors import BackendError, MissingExtraError
+from ..errors import MissingExtraError, ServingError
 from ..manifest import ModelFile
 from .http_checks import RefusedError, body_limit, check_infer
 
@@ -76,12 +76,12 @@ class HttpDoor(Closing):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
 
-    def start(self) -> None:
-        """Listens; returns when the port is open.
+    def start(self) -> Self:
+        """Listens; returns the door itself when its port is open.
 
         Raises:
             MissingExtraError: aiohttp is not installed.
-            BackendError: the port cannot be opened.
+            ServingError: the port cannot be opened.
         """
         try:
             import aiohttp.web  # noqa: F401
@@ -97,10 +97,11 @@ class HttpDoor(Closing):
         if failed:
             self._thread.join()
             self._thread = None
-            raise BackendError(
+            raise ServingError(
                 f"cannot listen on {self.host}:{self.port}: {failed[0].strerror or failed[0]}; "
                 "choose another port"
             ) from failed[0]
+        return self
 
     def close(self) -> None:
         """Stops listening, and waits for the requests in flight. Closing twice does nothing."""
@@ -111,8 +112,7 @@ class HttpDoor(Closing):
         self._thread = None
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
+        return self.start()
 
     async def _serve(self, opened: threading.Event, failed: list[OSError]) -> None:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
