@@ -62,10 +62,16 @@ class FakeTriton:
         requests: name, inputs and parameters of every inference, also of those that a fault answers.
         pause_s: how long an inference takes.
         allows_memory: whether shared memory may be registered.
+        credentials: for gRPC with TLS, None for in the clear.
     """
 
-    def __init__(self, models: Mapping[str, tuple[ModelFile, Network]]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, tuple[ModelFile, Network]],
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.models = dict(models)
+        self.credentials = credentials
         self.faults: deque[tuple[str, str]] = deque()
         self.requests: list[tuple[str, Mapping[str, NDArray], Mapping[str, Any]]] = []
         self.pause_s = 0.0
@@ -75,7 +81,10 @@ class FakeTriton:
     def __enter__(self) -> Self:
         self._grpc = grpc.server(ThreadPoolExecutor(8))
         services.add_GRPCInferenceServiceServicer_to_server(_Servicer(self), self._grpc)
-        self.grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
+        if self.credentials is None:
+            self.grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
+        else:
+            self.grpc_port = self._grpc.add_secure_port("127.0.0.1:0", self.credentials)
         self._grpc.start()
         handler = type("Handler", (_Handler,), {"fake": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)

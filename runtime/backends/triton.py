@@ -202,9 +202,10 @@ class TritonBackend(Closing):
 
     def _explained(self, error: TransportError, deadline_s: float) -> str:
         url, times = self._server.url, f"{error.attempts} time{'s' if error.attempts != 1 else ''}"
+        # A server that takes no certificate or another one often just hangs up.
+        tls = " and the certificates" if url.startswith(("grpcs", "https")) else ""
         match error.failure:
             case Failure.UNREACHED:
-                tls = ", and the certificates" if self._server.url.startswith(("grpcs", "https")) else ""
                 return (
                     f"no connection to {url}, tried {times}: {error}; check that the server runs "
                     f"(erasablemask serve) and the address{tls}"
@@ -215,7 +216,9 @@ class TritonBackend(Closing):
                     "repeated by itself: run it again"
                 )
             case Failure.LOST:
-                return f"{url} broke off, tried {times}: {error}; see the server's log, then run it again"
+                return (
+                    f"{url} broke off, tried {times}: {error}; check the server's log{tls}, then run it again"
+                )
             case Failure.BUSY:
                 return (
                     f"{url} is busy, tried {times}: {error}; try again later, or with fewer photos in flight "
