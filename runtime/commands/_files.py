@@ -30,6 +30,13 @@ class Job:
 def picture_options(command: Command) -> Command:
     """The arguments and options that ``protect`` and ``erase`` share."""
     for decorate in (
+        click.option(
+            "--metrics",
+            "metrics_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Write counts and times of the run for Prometheus, as its node exporter reads them.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print a report as JSON."),
         click.option(
             "--exif",

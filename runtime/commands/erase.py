@@ -9,6 +9,7 @@ import click
 
 from ._batch import WriteOptions, run_batch
 from ._files import picture_options, plan_jobs
+from ._metrics import Metrics
 from ._remote import backend_options, say_backend
 from ._secrets import secret_from, secret_options
 
@@ -41,6 +42,7 @@ def command(
     replace_input: bool,
     exif: str,
     as_json: bool,
+    metrics_file: Path | None,
 ) -> None:
     """Erase the protection, as the trusted authority.
 
@@ -69,8 +71,11 @@ def command(
             "Train and seal your own bundle for real use.",
             err=True,
         )
+    metrics = Metrics(metrics_file)
     detector = FaceDetector.from_bundle(opened, threads=threads, min_face_px=min_face)
-    with Eraser(opened, restore_model, backend=backend, threads=threads, detector=detector) as eraser:
+    with Eraser(
+        opened, restore_model, backend=backend, threads=threads, detector=detector, watch=metrics.watch
+    ) as eraser:
         say_backend(backend, eraser.backend)
         run_batch(
             jobs,
@@ -79,6 +84,7 @@ def command(
             verb="restored",
             as_json=as_json,
             in_flight=in_flight,
+            metrics=metrics,
             extra={
                 "bundle": opened.manifest.name,
                 "demo": opened.manifest.demo,

@@ -9,6 +9,7 @@ import click
 
 from ._batch import WriteOptions, run_batch
 from ._files import picture_options, plan_jobs
+from ._metrics import Metrics
 from ._remote import backend_options, say_backend
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def command(
     replace_input: bool,
     exif: str,
     as_json: bool,
+    metrics_file: Path | None,
 ) -> None:
     """Protect every face in photos.
 
@@ -84,8 +86,11 @@ def command(
             "Train and seal your own bundle for real use.",
             err=True,
         )
+    metrics = Metrics(metrics_file)
     detector = FaceDetector.from_bundle(opened, threads=threads, min_face_px=min_face)
-    with Protector(opened, backend=backend, threads=threads, detector=detector) as protector:
+    with Protector(
+        opened, backend=backend, threads=threads, detector=detector, watch=metrics.watch
+    ) as protector:
         say_backend(backend, protector.backend)
         # Before the first picture: a wrong name is one error, not one for each.
         knobs = protector.check_knobs(attributes=edits, strength=strength, injection=injection)
@@ -96,6 +101,7 @@ def command(
             verb="protected",
             as_json=as_json,
             in_flight=in_flight,
+            metrics=metrics,
             extra={
                 "bundle": opened.manifest.name,
                 "demo": opened.manifest.demo,
