@@ -429,8 +429,12 @@ def test_too_many_large_bodies_are_busy(door: HttpDoor, monkeypatch: pytest.Monk
     assert send(door, honest())[0] == 200
 
 
-def test_a_port_that_is_taken_is_an_error(fake: FakeTriton, door: HttpDoor) -> None:
-    other = HttpDoor({"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=door.port)
-    with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{door.port}: .*another port"):
+@pytest.mark.parametrize("port", [None, 70_000])
+def test_a_port_that_cannot_be_had_is_an_error(fake: FakeTriton, door: HttpDoor, port: int | None) -> None:
+    """None stands for one that is taken."""
+    other = HttpDoor(
+        {"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=port or door.port
+    )
+    with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{port or door.port}: .*another port"):
         other.start()
     other.close()

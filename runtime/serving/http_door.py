@@ -88,7 +88,7 @@ class HttpDoor(Closing):
         except ImportError as error:
             raise MissingExtraError("aiohttp", "triton") from error
         opened = threading.Event()
-        failed: list[OSError] = []
+        failed: list[OSError | OverflowError] = []
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(opened, failed)), name="http-door", daemon=True
         )
@@ -98,8 +98,7 @@ class HttpDoor(Closing):
             self._thread.join()
             self._thread = None
             raise ServingError(
-                f"cannot listen on {self.host}:{self.port}: {failed[0].strerror or failed[0]}; "
-                "choose another port"
+                f"cannot listen on {self.host}:{self.port}: {failed[0]}; choose another port"
             ) from failed[0]
         return self
 
@@ -114,7 +113,7 @@ class HttpDoor(Closing):
     def __enter__(self) -> Self:
         return self.start()
 
-    async def _serve(self, opened: threading.Event, failed: list[OSError]) -> None:
+    async def _serve(self, opened: threading.Event, failed: list[OSError | OverflowError]) -> None:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -131,7 +130,7 @@ class HttpDoor(Closing):
                 await runner.setup()
                 await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
                 self.port = runner.addresses[0][1]
-            except OSError as error:
+            except (OSError, OverflowError) as error:  # the latter: a port beyond 65535
                 failed.append(error)
                 self._stop.set()
             finally:
