@@ -69,7 +69,8 @@ def main(
         "growth_mib_per_hour": growth,
     }
     write_json(result, out)
-    click.echo(f"{len(clients.times_ms)} requests, {len(clients.errors)} errors; MiB at the end and growth an hour:")
+    click.echo(f"{len(clients.times_ms)} requests, {len(clients.errors)} errors")
+    click.echo("MiB at the end, and growth in an hour:")
     for name, per_hour in growth.items():
         click.echo(f"  {name}: {samples[-1][name]:.0f}, {per_hour:+.1f}")
     if clients.errors:

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .backends.triton import TritonServer
     from .detection import FaceDetector
     from .errors import (
         BackendError,
@@ -51,6 +52,7 @@ __all__ = [
     "Protector",
     "RecognizerError",
     "SecretError",
+    "TritonServer",
     "default_bundle",
     "open_bundle",
     "read_picture",
@@ -58,6 +60,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "backends.triton": ("TritonServer",),
     "detection": ("FaceDetector",),
     "errors": (
         "BackendError",

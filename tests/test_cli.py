@@ -169,6 +169,40 @@ def test_a_wrong_or_changed_secret_exits_1_and_writes_nothing(
     assert not out.exists()
 
 
+def test_metrics_tell_what_a_run_did(
+    public_bundle: Bundle, photos: Path, faceless: Path, tmp_path: Path
+) -> None:
+    """Two photos of a face each, one without, one broken; a file from before is replaced whole."""
+    (photos / "broken.png").write_bytes(b"broken")
+    (photos / "wall.png").write_bytes(faceless.read_bytes())
+    metrics = tmp_path / "run.prom"
+    metrics.write_text("old\n")
+    result = protect(public_bundle, photos, "-o", tmp_path / "out", "--metrics", metrics)
+    assert result.exit_code == 1
+    lines = metrics.read_text().splitlines()
+    assert {
+        "erasablemask_run_photos 2",
+        "erasablemask_run_faces 2",
+        "erasablemask_run_photos_without_face 1",
+        "erasablemask_run_failures 1",
+        "# TYPE erasablemask_run_stage_seconds gauge",
+    } <= set(lines)
+    for stage in ("decode", "detect", "align", "network", "paste", "encode"):
+        name = f'erasablemask_run_stage_seconds{{stage="{stage}"}} '
+        assert [float(line.removeprefix(name)) > 0 for line in lines if line.startswith(name)] == [True]
+    assert "old" not in lines
+    assert metrics.stat().st_mode & 0o777 == 0o644
+    assert not list(tmp_path.glob(".run.prom*"))
+
+
+def test_metrics_that_cannot_be_written_are_an_error(
+    public_bundle: Bundle, photos: Path, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "absent" / "run.prom"
+    result = protect(public_bundle, photos / "one.jpg", "-o", tmp_path / "x.jpg", "--metrics", metrics)
+    assert (result.exit_code, f"cannot write {metrics}" in result.stderr) == (1, True)
+
+
 def test_small_faces_can_be_left_out(public_bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     """The picture is 512 px high: no face of 600 px fits."""
     result = protect(public_bundle, photos / "one.jpg", "-o", tmp_path / "x.jpg", "--min-face", 600)

@@ -7,9 +7,19 @@ import logging
 from typing import Any
 
 from ..errors import BackendError
-from .base import Backend, BackendFactory, Tensors
+from .base import Backend, BackendFactory, Remote, Tensors
 
-__all__ = ["AUTO", "BACKENDS", "DEFAULT_BACKEND", "Backend", "BackendFactory", "Tensors", "create_backend"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "DEFAULT_BACKEND",
+    "TRITON",
+    "Backend",
+    "BackendFactory",
+    "Remote",
+    "Tensors",
+    "create_backend",
+]
 
 # Name -> module, class, and its options. Each class takes the network's bytes.
 BACKENDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -25,6 +35,10 @@ DEFAULT_BACKEND = "ort-cpu"
 # ``ort-tensorrt``, which builds engines for minutes before the first face.
 AUTO = "auto"
 AUTO_ORDER = ("ort-cuda", "openvino-bf16", "openvino-fp32", "ort-cpu")
+
+# A server runs the networks instead, so it takes no bytes; see ``triton.TritonServer``. Never of ``auto``,
+# which must not send faces anywhere.
+TRITON = "triton"
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +56,8 @@ def create_backend(name: str, model: bytes, *, threads: int | None = None) -> Ba
     """
     if name == AUTO:
         return _first_that_works(model, threads)
+    if name == TRITON:
+        raise BackendError("a Triton server needs an address; give a TritonServer as the backend")
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; known: {', '.join([AUTO, *BACKENDS])}")
     module, attribute, options = BACKENDS[name]

@@ -11,6 +11,8 @@ from ..errors import BackendError
 if TYPE_CHECKING:  # the command line lists the backends before it needs NumPy
     from numpy.typing import NDArray
 
+    from ..manifest import Manifest
+
 Tensors: TypeAlias = "Mapping[str, NDArray]"
 
 
@@ -55,6 +57,19 @@ class Backend(Protocol):
 BackendFactory = Callable[[str, bytes], Backend]
 
 
+@runtime_checkable
+class Remote(Protocol):
+    """Runs the networks elsewhere, such as a ``TritonServer``: their bytes are not needed here."""
+
+    def connect(self, network: str, manifest: Manifest) -> Backend:
+        """A backend for one network that the manifest describes.
+
+        Raises:
+            BackendError: it cannot be had.
+        """
+        ...
+
+
 def check_names(inputs: Tensors, expected: Collection[str]) -> None:
     """Checks that exactly the network's inputs are there.
 
@@ -66,3 +81,15 @@ def check_names(inputs: Tensors, expected: Collection[str]) -> None:
             f"the network's inputs are {', '.join(sorted(expected))}; "
             f"found {', '.join(sorted(inputs)) or 'none'}"
         )
+
+
+def check_rows(inputs: Tensors) -> int:
+    """The number of rows, that is of faces.
+
+    Raises:
+        BackendError: the inputs have different numbers of rows, or none.
+    """
+    rows = {values.shape[0] if values.ndim else 0 for values in inputs.values()}
+    if len(rows) != 1 or 0 in rows:
+        raise BackendError(f"expected as many rows of every input, at least one, found {sorted(rows)}")
+    return rows.pop()

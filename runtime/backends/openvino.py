@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..closing import Closing
 from ..errors import BackendError
 from ..subpixel import SubpixelForm
-from .base import Tensors, check_names
+from .base import Tensors, check_names, check_rows
 
 Computing = Literal["fp32", "bf16"]
 _TYPES = {"fp32": "f32", "bf16": "bf16"}
@@ -88,14 +88,12 @@ class OpenVinoBackend(Closing):
     def run(self, inputs: Tensors) -> dict[str, NDArray]:
         """See ``Backend.run``. Calls of several threads run one after the other."""
         check_names(inputs, self._inputs)
-        rows = {len(values) if np.ndim(values) else 0 for values in inputs.values()}
-        if len(rows) != 1 or 0 in rows:
-            raise BackendError(f"expected as many rows of every input, at least one, found {sorted(rows)}")
+        rows = check_rows(inputs)
         parts = []
         with self._lock:
             if self._graph is None:
                 raise BackendError("the network is closed; open it again")
-            for part in _parts(rows.pop()):
+            for part in _parts(rows):
                 program = self._program(part.stop - part.start)
                 batch = {name: np.ascontiguousarray(values[part]) for name, values in inputs.items()}
                 parts.append(self._infer(program, batch))

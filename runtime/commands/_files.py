@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from ..backends import AUTO, BACKENDS, DEFAULT_BACKEND
-
 Command = TypeVar("Command", bound=Callable[..., Any])
+Done = TypeVar("Done")
 
 # Attempted when found in a folder: what cannot be read or written fails by name instead of being passed over.
 PICTURE_SUFFIXES = frozenset(
@@ -31,6 +30,13 @@ class Job:
 def picture_options(command: Command) -> Command:
     """The arguments and options that ``protect`` and ``erase`` share."""
     for decorate in (
+        click.option(
+            "--metrics",
+            "metrics_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Write counts and times of the run for Prometheus, as its node exporter reads them.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print a report as JSON."),
         click.option(
             "--exif",
@@ -54,13 +60,6 @@ def picture_options(command: Command) -> Command:
             help="Smallest face looked for.  [default: 20, or 1/60 of the picture's shorter side]",
         ),
         click.option(
-            "--backend",
-            type=click.Choice([AUTO, *BACKENDS]),
-            default=DEFAULT_BACKEND,
-            show_default=True,
-            help="What runs the networks; auto takes the fastest that works here.",
-        ),
-        click.option(
             "-o",
             "--output",
             required=True,
@@ -72,12 +71,6 @@ def picture_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
-
-
-def say_backend(asked: str, chosen: str) -> None:
-    """Says on stderr what ``auto`` chose."""
-    if asked == AUTO:
-        click.echo(f"Networks run on {chosen}.", err=True)
 
 
 def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
@@ -113,11 +106,16 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def with_progress(jobs: Sequence[Job], verb: str) -> Iterator[Job]:
-    """Yields the jobs behind a progress bar on stderr, which is drawn on terminals only."""
+def with_progress(done: Iterable[Done], total: int, verb: str) -> Iterator[Done]:
+    """Yields what is done behind a progress bar on stderr, which is drawn on terminals only."""
     from rich.console import Console
     from rich.progress import track
 
     yield from track(
-        jobs, description=verb, console=Console(stderr=True), disable=len(jobs) == 1, transient=True
+        done,
+        description=verb,
+        total=total,
+        console=Console(stderr=True),
+        disable=total == 1,
+        transient=True,
     )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ._batch import WriteOptions, run_batch
-from ._files import picture_options, plan_jobs, say_backend
+from ._files import picture_options, plan_jobs
+from ._metrics import Metrics
+from ._remote import backend_options, say_backend
+
+if TYPE_CHECKING:
+    from ..backends.triton import TritonServer
 
 
 def _parse_edits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
@@ -26,6 +32,7 @@ def _parse_edits(ctx: click.Context, param: click.Parameter, values: tuple[str, 
       erasablemask protect photos/ -o protected/ --set Bangs=1"""
 )
 @picture_options
+@backend_options
 @click.option(
     "--set",
     "edits",
@@ -50,13 +57,15 @@ def command(
     strength: float | None,
     injection: float | None,
     bundle: Path | None,
-    backend: str,
+    backend: str | TritonServer,
+    in_flight: int,
     min_face: int | None,
     threads: int | None,
     overwrite: bool,
     replace_input: bool,
     exif: str,
     as_json: bool,
+    metrics_file: Path | None,
 ) -> None:
     """Protect every face in photos.
 
@@ -77,8 +86,11 @@ def command(
             "Train and seal your own bundle for real use.",
             err=True,
         )
+    metrics = Metrics(metrics_file)
     detector = FaceDetector.from_bundle(opened, threads=threads, min_face_px=min_face)
-    with Protector(opened, backend=backend, threads=threads, detector=detector) as protector:
+    with Protector(
+        opened, backend=backend, threads=threads, detector=detector, watch=metrics.watch
+    ) as protector:
         say_backend(backend, protector.backend)
         # Before the first picture: a wrong name is one error, not one for each.
         knobs = protector.check_knobs(attributes=edits, strength=strength, injection=injection)
@@ -88,6 +100,8 @@ def command(
             WriteOptions(exif=exif, overwrite=overwrite, replace_input=replace_input),
             verb="protected",
             as_json=as_json,
+            in_flight=in_flight,
+            metrics=metrics,
             extra={
                 "bundle": opened.manifest.name,
                 "demo": opened.manifest.demo,

@@ -1,0 +1,260 @@
+"""A proxy before Triton's HTTP port that passes on only what a client of these networks has a use for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import re
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Self
+
+from ..closing import Closing
+from ..errors import MissingExtraError, ServingError
+from ..manifest import ModelFile
+from .http_checks import RefusedError, body_limit, check_infer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from aiohttp import ClientSession, web
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# Bodies held at once, in bytes: beyond, the door is busy. And JSON read at once, which takes Python's lock.
+HELD_BYTES = 256 << 20
+CHECKS_AT_ONCE = 2
+LARGE_BYTES = 1 << 20
+
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+_ANSWER_HEADERS = ("Content-Type", _HEADER_LENGTH)
+
+logger = logging.getLogger(__name__)
+# aiohttp's own lines quote what it could not parse, which may be part of a picture.
+_silent = logging.getLogger(f"{__name__}.parser")
+_silent.disabled = True
+
+
+class HttpDoor(Closing):
+    """Runs the proxy in a thread of its own from ``start`` to ``close``. A context manager that starts it.
+
+    Open: health, the server's and the models' metadata, configuration and statistics, and inference.
+    Everything else is 404, another method 405. Errors are JSON like Triton's, ``{"error": "..."}``.
+
+    Args:
+        models: the networks that are served, of a bundle's manifest.
+        max_batch: faces in one request at most.
+        upstream_port: Triton's HTTP port, on 127.0.0.1.
+        host, port: where to listen; port 0 takes a free one, see ``port``.
+        tls: for HTTPS.
+        receive_s: longest time for a request's body.
+        answer_s: longest wait for Triton.
+        drain_s: how long closing waits for the requests in flight.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelFile],
+        *,
+        max_batch: int,
+        upstream_port: int,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        tls: ssl.SSLContext | None = None,
+        receive_s: float = 30.0,
+        answer_s: float = 120.0,
+        drain_s: float = 30.0,
+    ) -> None:
+        self.host, self.port = host, port
+        self._models, self._max_batch = dict(models), max_batch
+        self._upstream = f"http://127.0.0.1:{upstream_port}"
+        self._tls, self._receive_s, self._answer_s, self._drain_s = tls, receive_s, answer_s, drain_s
+        self._held_bytes, self._checks = 0, asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def start(self) -> Self:
+        """Listens; returns the door itself when its port is open.
+
+        Raises:
+            MissingExtraError: aiohttp is not installed.
+            ServingError: the port cannot be opened.
+        """
+        try:
+            import aiohttp.web  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("aiohttp", "triton") from error
+        opened = threading.Event()
+        failed: list[OSError | OverflowError] = []
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(opened, failed)), name="http-door", daemon=True
+        )
+        self._thread.start()
+        opened.wait()
+        if failed:
+            self._thread.join()
+            self._thread = None
+            raise ServingError(
+                f"cannot listen on {self.host}:{self.port}: {failed[0]}; choose another port"
+            ) from failed[0]
+        return self
+
+    def close(self) -> None:
+        """Stops listening, and waits for the requests in flight. Closing twice does nothing."""
+        if self._thread is None or self._loop is None or self._stop is None:
+            return
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    async def _serve(self, opened: threading.Event, failed: list[OSError | OverflowError]) -> None:
+        from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        connector = TCPConnector(limit=0)
+        timeout = ClientTimeout(total=self._answer_s)
+        async with ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+            runner = web.AppRunner(
+                self._application(session),
+                access_log=None,
+                logger=_silent,
+                shutdown_timeout=self._drain_s,
+            )
+            try:
+                await runner.setup()
+                await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
+                self.port = runner.addresses[0][1]
+            except (OSError, OverflowError) as error:  # the latter: a port beyond 65535
+                failed.append(error)
+                self._stop.set()
+            finally:
+                opened.set()
+            await self._stop.wait()
+            await runner.cleanup()
+
+    def _application(self, session: ClientSession) -> web.Application:
+        from aiohttp import web
+
+        async def read(request: web.Request) -> web.StreamResponse:
+            """A GET, passed on under a path that is put together here."""
+            if (name := request.match_info.get("model")) is not None:
+                self._model(name)
+            return await self._ask(session, "GET", request.path, None, {})
+
+        async def infer(request: web.Request) -> web.StreamResponse:
+            model = self._model(request.match_info["model"])
+            with self._room(_length(request, body_limit(model, self._max_batch))):
+                body, headers = await self._checked(request, model)
+                return await self._ask(session, "POST", request.path, body, headers)
+
+        application = web.Application(middlewares=[web.middleware(_errors_as_json)], client_max_size=1 << 62)
+        model = "/v2/models/{model:[A-Za-z0-9_.-]+}"
+        versioned = model + "/versions/{version:[0-9]{1,18}}"
+        application.router.add_post(f"{model}/infer", infer)
+        application.router.add_post(f"{versioned}/infer", infer)
+        for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats"):
+            application.router.add_get(path, read, allow_head=False)
+        for base in (model, versioned):
+            for path in ("", "/ready", "/config", "/stats"):
+                application.router.add_get(base + path, read, allow_head=False)
+        return application
+
+    def _model(self, name: str) -> ModelFile:
+        if name not in self._models:
+            known = ", ".join(sorted(self._models))
+            raise RefusedError(404, f"unknown model {name!r}; this server has: {known}")
+        return self._models[name]
+
+    @contextlib.contextmanager
+    def _room(self, length: int) -> Iterator[None]:
+        """Counts the bodies in flight; a single one always has room."""
+        if self._held_bytes and self._held_bytes + length > HELD_BYTES:
+            raise RefusedError(503, "the server is busy with other large requests; try again later")
+        self._held_bytes += length
+        try:
+            yield
+        finally:
+            self._held_bytes -= length
+
+    async def _checked(self, request: web.Request, model: ModelFile) -> tuple[bytes, dict[str, str]]:
+        """The body and the headers that are passed on."""
+        from aiohttp import ClientError
+
+        lengths = request.headers.getall(_HEADER_LENGTH, [])
+        if len(lengths) > 1 or not all(re.fullmatch("[0-9]{1,12}", length) for length in lengths):
+            raise RefusedError(400, f"{_HEADER_LENGTH} must be one whole number of bytes")
+        try:
+            async with asyncio.timeout(self._receive_s):
+                body = await request.read()
+        except TimeoutError as error:
+            raise RefusedError(408, f"the body did not arrive within {self._receive_s:g} s") from error
+        except (ClientError, OSError) as error:
+            raise RefusedError(400, "the body ended early") from error
+        if len(body) != request.content_length:
+            raise RefusedError(
+                400, f"Content-Length is {request.content_length}, the body has {len(body)} bytes"
+            )
+        header_length = int(lengths[0]) if lengths else None
+        async with self._checks:
+            check = functools.partial(check_infer, body, header_length, model, self._max_batch)
+            await (asyncio.to_thread(check) if len(body) > LARGE_BYTES else _now(check))
+        headers = {"Content-Type": "application/octet-stream" if lengths else "application/json"}
+        return body, headers | ({_HEADER_LENGTH: lengths[0]} if lengths else {})
+
+    async def _ask(
+        self, session: ClientSession, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> web.Response:
+        """Triton's answer, as it is."""
+        from aiohttp import ClientError, web
+
+        headers = {**headers, "Accept-Encoding": "identity"}
+        try:
+            async with session.request(
+                method, self._upstream + path, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+        except TimeoutError as error:
+            raise RefusedError(504, f"Triton did not answer within {self._answer_s:g} s") from error
+        except ClientError as error:
+            logger.warning("Triton cannot be reached: %s", error)
+            raise RefusedError(502, "Triton cannot be reached; it may be starting again") from error
+        kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
+        return web.Response(status=answer.status, body=content, headers=kept)
+
+
+def _length(request: web.Request, limit: int) -> int:
+    """The body's length, which must be told before it is read."""
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise RefusedError(415, f"expected an uncompressed body, found Content-Encoding {encoding[:32]!r}")
+    if request.content_length is None:
+        raise RefusedError(411, "expected a Content-Length")
+    if request.content_length > limit:
+        raise RefusedError(413, f"expected a body of at most {limit} bytes, found {request.content_length}")
+    return request.content_length
+
+
+async def _now(check: Callable[[], None]) -> None:
+    check()
+
+
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What is refused, here or by the router, in Triton's form."""
+    from aiohttp import web
+
+    try:
+        return await handler(request)
+    except RefusedError as refusal:
+        logger.info("refused with %d: %s", refusal.status, refusal)
+        return web.json_response({"error": str(refusal)}, status=refusal.status)
+    except web.HTTPException as error:
+        return web.json_response({"error": error.reason}, status=error.status)
+    except Exception:
+        logger.exception("a request was not handled")
+        return web.json_response({"error": "the request could not be handled"}, status=500)
