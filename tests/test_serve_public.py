@@ -29,6 +29,7 @@ from tests.serving import (
     ROOT,
     THREADS,
     Running,
+    children,
     client,
     face_inputs,
     protect,
@@ -266,13 +267,16 @@ def test_a_killed_stub_and_a_killed_server_are_replaced_under_load(
 
 
 def test_a_stub_that_hangs_is_replaced(tmp_path: Path, bundle: Path, expected: list[NDArray]) -> None:
-    options = ("--probe-interval-s", "0.5", "--probe-timeout-s", "2.5")
+    """What it had begun is lost, and Triton waits for it at its end, as long as it may."""
+    options = ("--probe-interval-s", "0.5", "--probe-timeout-s", "2.5", "--drain-s", "1")
     with serving(tmp_path, *options, bundle=bundle) as server:
-        os.kill(server.stub_pid("protect"), signal.SIGSTOP)
+        hanging = server.stub_pid("protect")
+        os.kill(hanging, signal.SIGSTOP)
         server.wait_for("protect does not answer and is loaded again")
         with client(server) as opened:
             answer, _ = until_answered(lambda: protect(opened, face_inputs(1), timeout_s=5))
         np.testing.assert_array_equal(answer, expected[0])
+        assert hanging not in children(server.triton_pid())
 
 
 def test_updates_are_served_if_they_prove_well(tmp_path: Path, bundle: Path, expected: list[NDArray]) -> None:

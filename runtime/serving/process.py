@@ -128,16 +128,24 @@ class ServerProcess:
         return _as_shell(self._child.returncode) or 0
 
     def stubs(self) -> dict[int, str]:
-        """Command lines of its child processes by their ids."""
+        """Names of the models that its child processes run, by their ids."""
         found = {}
         for children in Path(f"/proc/{self.pid}/task").glob("*/children"):
             with suppress(OSError):
                 for child in children.read_text().split():
                     with suppress(OSError):
-                        line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                        if line:  # a dead one that nobody has waited for has none
-                            found[int(child)] = line
+                        # "STUB .../MODEL/VERSION/FILE ..."; nothing of a dead one.
+                        arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                        if len(arguments) > 1:
+                            found[int(child)] = Path(os.fsdecode(arguments[1])).parent.parent.name
         return found
+
+    def kill_stubs(self, model: str) -> None:
+        """Kills the processes of a model."""
+        for pid, name in self.stubs().items():
+            if name == model:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def last_errors(self) -> str:
         """The last errors that it printed."""

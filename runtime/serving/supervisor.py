@@ -40,6 +40,8 @@ class Process(Protocol):
 
     def stubs(self) -> dict[int, str]: ...
 
+    def kill_stubs(self, model: str) -> None: ...
+
     def last_errors(self) -> str: ...
 
 
@@ -175,19 +177,18 @@ class Supervisor:
                 logger.error("the server ended with status %d: %s", status, process.last_errors())
                 return None
             now_there = process.stubs()
-            dead = [line for pid, line in stubs.items() if pid not in now_there]
+            dead = {model for pid, model in stubs.items() if pid not in now_there}
             look = time.monotonic() >= next_look
             if not (dead or look):
                 continue
             for name in self._repository.models:
-                # A stub's command line names the file of its model.
-                killed = any(f"/{name}/" in line for line in dead)
-                if (killed or look) and not self._mend(name, killed):
+                killed = name in dead
+                if (killed or look) and not self._mend(process, name, killed):
                     return None
             stubs = process.stubs()
             next_look = time.monotonic() + self._settings.probe_interval_s
 
-    def _mend(self, name: str, killed: bool) -> bool:
+    def _mend(self, process: Process, name: str, killed: bool) -> bool:
         """Loads a model again if it does not answer; False if that does not help."""
         model, times = self._repository.models[name], self._settings
         if killed:
@@ -198,6 +199,7 @@ class Supervisor:
             return True
         logger.error("%s does not answer and is loaded again: %s", name, ails)
         try:
+            process.kill_stubs(name)  # one that hangs would keep its old model, and in the end the server
             self._server.unload(name, timeout_s=times.probe_timeout_s)
             self._server.load(name, timeout_s=times.start_timeout_s)
             infer_once(self._server, name, model.entry, timeout_s=times.probe_timeout_s)
