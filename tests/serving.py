@@ -96,6 +96,15 @@ def children(pid: int) -> dict[int, str]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be buried."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
 def face_inputs(count: int, seed: int = 0) -> dict[str, NDArray]:
     """Inputs of the shipped ``protect``."""
     random = np.random.default_rng(seed)

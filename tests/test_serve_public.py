@@ -32,6 +32,7 @@ from tests.serving import (
     children,
     client,
     face_inputs,
+    is_running,
     protect,
     serving,
     skip_without_server,
@@ -389,7 +390,7 @@ def test_triton_ends_with_its_supervisor(tmp_path: Path, bundle: Path) -> None:
         server.process.kill()
         server.process.wait(10)
         until = time.monotonic() + 20
-        while Path(f"/proc/{triton}").exists() and time.monotonic() < until:
+        while is_running(triton) and time.monotonic() < until:
             time.sleep(0.1)
-        assert not Path(f"/proc/{triton}").exists()
+        assert not is_running(triton)
         shutil.rmtree(folder)

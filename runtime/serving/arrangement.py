@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .admin import Admin
 from .door import Door
-from .endpoint import Endpoint
+from .endpoint import Endpoint, check_free
 from .installation import find_server
 from .process import ServerProcess, server_command
 from .repository import ServedModel
@@ -47,11 +47,13 @@ def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
         Triton's exit status.
 
     Raises:
-        ErasableMaskError: the models cannot be read, there is no server, or it does not start; see
-            ``find_server`` and ``Supervisor.run``.
+        ErasableMaskError: the models cannot be read, a port is taken, there is no server, or it does not
+            start; see ``find_server`` and ``Supervisor.run``.
     """
+    events = listen()
     models = arrangement.read()
     endpoint = arrangement.endpoint
+    check_free(endpoint)
     workplace = Path(tempfile.mkdtemp(prefix="erasablemask-serve-"))
     try:
         installation = find_server(settings, workplace)
@@ -73,7 +75,7 @@ def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
                 server=server,
                 reopen=arrangement.read,
                 doors=arrangement.doors,
-                events=listen(),
+                events=events,
             ).run()
     finally:
         shutil.rmtree(workplace, ignore_errors=True)

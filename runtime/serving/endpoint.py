@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import ServingError
 from .settings import ServerSettings
 
 LOOPBACK = "127.0.0.1"
@@ -93,6 +94,27 @@ def public_endpoint(settings: ServerSettings) -> Endpoint:
         metrics_port=settings.metrics_port,
         restricted=restricted,
     )
+
+
+def check_free(endpoint: Endpoint) -> None:
+    """Refuses ports on which something else listens, which would answer in the new server's place.
+
+    Raises:
+        ServingError: a port is taken, or the host is no address of this machine.
+    """
+    for port in (endpoint.grpc_port, endpoint.metrics_port):
+        if port is None:
+            continue
+        try:
+            family = socket.getaddrinfo(endpoint.host, port, type=socket.SOCK_STREAM)[0][0]
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((endpoint.host, port))
+        except OSError as error:
+            raise ServingError(
+                f"cannot listen on port {port} of {endpoint.host}: {error.strerror or error}; "
+                "choose another --grpc-port, --metrics-port or --host"
+            ) from error
 
 
 def free_port() -> int:
