@@ -262,7 +262,8 @@ def test_a_killed_stub_and_a_killed_server_are_replaced_under_load(
         assert f"the server ended with status {128 + signal.SIGKILL}" in server.log()
         assert server.triton_pid() != triton
         prefix = f"erasablemask-{server.process.pid}-"
-        assert len(list(Path("/dev/shm").glob(f"{prefix}*"))) == 2
+        server.wait_for("ready: ", times=2)
+        assert not list(Path("/dev/shm").glob(f"{prefix}*"))
         assert server.stop() == 0
         assert not list(Path("/dev/shm").glob(f"{prefix}*"))
 

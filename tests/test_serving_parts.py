@@ -261,9 +261,10 @@ def test_tritons_http_is_for_the_door_only_and_shared_memory_is_opened_when_aske
 
 
 def test_a_servers_tls_is_passed_on() -> None:
-    tls = ClientTls(server_ca=Path("ca"), certificate=Path("c"), key=Path("k"))
+    tls = ClientTls(server_ca=b"ca", certificate=b"c", key=b"k")
     endpoint = Endpoint(host="h", grpc_port=1, tls=tls, flags=("--grpc-use-ssl-mutual=true",))
     assert endpoint.server_flags()[-1] == "--grpc-use-ssl-mutual=true"
+    assert "b'k'" not in repr(endpoint)
 
 
 def test_a_taken_port_is_an_error() -> None:

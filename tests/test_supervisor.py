@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from runtime.closing import Closing
 from runtime.errors import ServingError
 from runtime.manifest import ModelFile, TensorSpec
 from runtime.serving.admin import TritonBusyError
@@ -46,6 +47,7 @@ class FakeProcess:
         self.deaf = False
         self.children = {1: "protect", 2: "attributes"}
         self.ended = False
+        self.hidden = 0
 
     def status(self) -> int | None:
         return self.exit
@@ -68,6 +70,9 @@ class FakeProcess:
 
     def kill_stubs(self, model: str) -> None:
         self.children = {pid: name for pid, name in self.children.items() if name != model}
+
+    def hide_memory(self) -> None:
+        self.hidden += 1
 
     def last_errors(self) -> str:
         return "the last error"
@@ -106,14 +111,12 @@ class FakeServer:
         return 0
 
 
-class FakeDoor:
+class FakeDoor(Closing):
     def __init__(self, log: list[str]) -> None:
         self.log = log
+        log.append("open")
 
-    def open(self) -> None:
-        self.log.append("open")
-
-    def close(self, timeout_s: float) -> None:
+    def close(self) -> None:
         self.log.append("close")
 
 
@@ -157,7 +160,7 @@ class Scene:
             launch=self.launch,
             server=self.server,
             reopen=lambda: self.models,
-            doors=[FakeDoor(self.door_log)],
+            doors=[lambda: FakeDoor(self.door_log)],
             events=self.events,
         )
 
@@ -198,6 +201,7 @@ def test_a_signal_closes_the_doors_then_the_server_whose_status_is_the_result(
     scene: Scene, number: signal.Signals
 ) -> None:
     scene.ready()
+    assert scene.processes[0].hidden == 1
     assert scene.end(number) == 0
     assert scene.processes[0].signals == [signal.SIGTERM]
     assert scene.door_log == ["open", "close"]

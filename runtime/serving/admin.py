@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 TRITON_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 CALL_TIMEOUT_S = 5.0
-# A server that restarts is looked for at once, not after gRPC's own growing pauses.
-_CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
+_CHANNEL = [
+    # A server that restarts is looked for at once, not after gRPC's own growing pauses.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 300),
+    # A proxy from the environment is none for this machine.
+    ("grpc.enable_http_proxy", 0),
+]
 _BUSY_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
@@ -33,18 +38,16 @@ class Admin(Closing):
 
     def __init__(self, endpoint: Endpoint) -> None:
         try:
-            import tritonclient.grpc as grpc
+            import tritonclient.grpc as triton
+            from grpc import ssl_channel_credentials
         except (ImportError, RuntimeError) as error:  # RuntimeError: tritonclient without its gRPC half
             raise MissingExtraError("tritonclient", "triton") from error
         tls = endpoint.tls
-        self._grpc: Any = grpc
+        self._triton: Any = triton
         self._headers = endpoint.token_headers()
-        self._client = grpc.InferenceServerClient(
+        self._client = triton.InferenceServerClient(
             endpoint.grpc_url,
-            ssl=tls is not None,
-            root_certificates=None if tls is None else str(tls.server_ca),
-            private_key=None if tls is None else str(tls.key),
-            certificate_chain=None if tls is None else str(tls.certificate),
+            creds=tls and ssl_channel_credentials(tls.server_ca, tls.key, tls.certificate),
             channel_args=_CHANNEL,
         )
 
@@ -52,7 +55,7 @@ class Admin(Closing):
         """Whether the server answers and calls every model ready."""
         try:
             return bool(self._client.is_server_ready(client_timeout=CALL_TIMEOUT_S))
-        except self._grpc.InferenceServerException:
+        except self._triton.InferenceServerException:
             return False
 
     def load(self, model: str, *, timeout_s: float) -> None:
@@ -84,7 +87,7 @@ class Admin(Closing):
         """
         tensors = []
         for name, values in inputs.items():
-            tensor = self._grpc.InferInput(name, values.shape, TRITON_TYPES[values.dtype.name])
+            tensor = self._triton.InferInput(name, values.shape, TRITON_TYPES[values.dtype.name])
             tensor.set_data_from_numpy(values)
             tensors.append(tensor)
         with self._errors(f"infer with {model}"):
@@ -118,7 +121,7 @@ class Admin(Closing):
     def _errors(self, work: str) -> Iterator[None]:
         try:
             yield
-        except self._grpc.InferenceServerException as error:
+        except self._triton.InferenceServerException as error:
             status = (error.status() or "").removeprefix("StatusCode.")
             kind = TritonBusyError if status in _BUSY_CODES else ServingError
             raise kind(f"Triton could not {work}: {status} {error.message()}") from error

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .admin import Admin
-from .door import Door
 from .endpoint import Endpoint, check_free
 from .installation import find_server
 from .process import ServerProcess, server_command
 from .repository import ServedModel
 from .settings import ServerSettings
 from .staging import StagedRepository, write_file
-from .supervisor import Supervisor, listen
+from .supervisor import OpenDoor, Supervisor, listen
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +29,13 @@ class Arrangement:
     Attributes:
         read: the models of the bundle as it is now; called again for every update.
         endpoint: where Triton itself listens.
-        doors: what stands before it; opened when every model has answered.
+        doors: open what stands before it; called when every model has answered.
         write: puts a model's bytes into the repository.
     """
 
     read: Callable[[], Mapping[str, ServedModel]]
     endpoint: Endpoint
-    doors: Sequence[Door] = ()
+    doors: Sequence[OpenDoor] = ()
     write: Callable[[Path, bytes], None] = write_file
 
 

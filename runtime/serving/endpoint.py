@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..errors import ServingError
 from .settings import ServerSettings
@@ -18,11 +17,11 @@ TOKEN_KEY = "erasablemask-token"
 
 @dataclass(frozen=True, kw_only=True)
 class ClientTls:
-    """PEM files with which the supervisor and a door reach a server that demands certificates."""
+    """What the supervisor and a door reach a server with that demands certificates: PEM, in memory."""
 
-    server_ca: Path
-    certificate: Path
-    key: Path
+    server_ca: bytes
+    certificate: bytes
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

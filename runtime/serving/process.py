@@ -123,8 +123,7 @@ class ServerProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._child.wait()
         self._reader.join(timeout=1.0)
-        for region in SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
-            region.unlink(missing_ok=True)
+        self.hide_memory()
         return _as_shell(self._child.returncode) or 0
 
     def stubs(self) -> dict[int, str]:
@@ -146,6 +145,14 @@ class ServerProcess:
             if name == model:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+    def hide_memory(self) -> None:
+        """Takes away the names of the memory through which Triton hands faces to its stubs.
+
+        Every user of the machine may read it by its name, which only a stub that starts has a use for.
+        """
+        for region in SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
+            region.unlink(missing_ok=True)
 
     def last_errors(self) -> str:
         """The last errors that it printed."""

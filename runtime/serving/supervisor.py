@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from ..closing import Closing
 from ..errors import ErasableMaskError, ServingError
-from .door import Door
 from .probe import Answering, infer_once, what_ails
 from .repository import ServedModel
 from .settings import ServerSettings
@@ -19,6 +19,9 @@ from .staging import StagedRepository
 
 END = (signal.SIGTERM, signal.SIGINT)
 UPDATE = signal.SIGHUP
+# Opens what stands before Triton; called once, when every model has answered. A door outlives restarts of
+# Triton. Closing it takes no new request and ends those in flight.
+OpenDoor = Callable[[], Closing]
 # How often the processes are looked at, and the readiness of a server that starts.
 _TICK_S = 0.1
 # Beyond Triton's own time for requests in flight, until it is killed.
@@ -42,6 +45,8 @@ class Process(Protocol):
 
     def kill_stubs(self, model: str) -> None: ...
 
+    def hide_memory(self) -> None: ...
+
     def last_errors(self) -> str: ...
 
 
@@ -64,7 +69,7 @@ class Supervisor:
         launch: starts Triton.
         server: calls to it.
         reopen: reads the bundle again, for an update.
-        doors: opened when the server answers, closed before it ends.
+        doors: opened when the server answers; closed before it ends, in reverse order.
         events: signals, in the order of their arrival; see ``listen``.
     """
 
@@ -76,7 +81,7 @@ class Supervisor:
         launch: Callable[[], Process],
         server: Server,
         reopen: Callable[[], Mapping[str, ServedModel]],
-        doors: Sequence[Door] = (),
+        doors: Sequence[OpenDoor] = (),
         events: queue.SimpleQueue[signal.Signals] | None = None,
     ) -> None:
         self._settings = settings
@@ -85,7 +90,7 @@ class Supervisor:
         self._server = server
         self._reopen = reopen
         self._doors = list(doors)
-        self._open_doors: list[Door] = []
+        self._open_doors: list[Closing] = []
         self._answered = False
         self._events = events or queue.SimpleQueue()
 
@@ -96,7 +101,7 @@ class Supervisor:
             Triton's exit status.
 
         Raises:
-            ServingError: the first start failed, or a door cannot be opened.
+            ErasableMaskError: the first start failed, or a door cannot be opened.
         """
         soon = 0
         try:
@@ -127,13 +132,13 @@ class Supervisor:
 
         Raises:
             _StartError: it did not become ready.
-            ServingError: a door cannot be opened.
+            ErasableMaskError: a door cannot be opened.
         """
         if (status := self._become_ready(process)) is not None:
             return status
+        process.hide_memory()
         while self._doors:
-            self._doors[0].open()
-            self._open_doors.append(self._doors.pop(0))
+            self._open_doors.append(self._doors.pop(0)())
         self._answered = True
         logger.info("ready: %s answered an inference", ", ".join(self._repository.models))
         return self._watch(process)
@@ -172,6 +177,7 @@ class Supervisor:
                 return self._drain(process)
             if event == UPDATE:
                 self._update()
+                process.hide_memory()
                 stubs = process.stubs()
             if (status := process.status()) is not None:
                 logger.error("the server ended with status %d: %s", status, process.last_errors())
@@ -185,6 +191,7 @@ class Supervisor:
                 killed = name in dead
                 if (killed or look) and not self._mend(process, name, killed):
                     return None
+            process.hide_memory()
             stubs = process.stubs()
             next_look = time.monotonic() + self._settings.probe_interval_s
 
@@ -255,7 +262,7 @@ class Supervisor:
 
     def _close_doors(self) -> None:
         while self._open_doors:
-            self._open_doors.pop().close(self._settings.drain_s)
+            self._open_doors.pop().close()
 
     def _next_event(
         self, timeout_s: float, *, only: tuple[signal.Signals, ...] | None = None
