@@ -132,6 +132,13 @@ def test_many_clients_get_the_very_bits_of_the_local_backend_in_fused_batches(
     assert (more_faces - faces) / (more_batches - batches) > 1
 
 
+def test_a_request_may_fill_the_largest_batch(server: Running, expected: list[NDArray]) -> None:
+    inputs = [face_inputs(1, seed) for seed in range(FACES)]
+    batch = {name: np.concatenate([part[name] for part in inputs]) for name in inputs[0]}
+    with client(server) as opened:
+        np.testing.assert_array_equal(protect(opened, batch), np.concatenate(expected))
+
+
 def test_the_public_server_has_no_restorer(server: Running) -> None:
     with client(server) as opened:
         assert opened.is_model_ready("protect")
