@@ -23,6 +23,15 @@ CONFIG = {
 }
 
 
+class TritonError:
+    """A message and a code."""
+
+    INTERNAL, INVALID_ARG = "INTERNAL", "INVALID_ARG"
+
+    def __new__(cls, message: str, code: str) -> Any:
+        return f"{code}: {message}"
+
+
 class Family:
     """Counts what is reported; a metric whose family is gone fails, as Triton's does."""
 
@@ -56,7 +65,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     fake.__dict__.update(
         get_input_tensor_by_name=lambda request, name: SimpleNamespace(as_numpy=lambda: request[name]),
         Tensor=lambda name, values: (name, values),
-        TritonError=str,
+        TritonError=TritonError,
         InferenceResponse=lambda output_tensors, error=None: SimpleNamespace(
             outputs=dict(output_tensors), error=error
         ),
@@ -132,7 +141,7 @@ def test_a_number_that_is_not_finite_is_an_error_of_its_request_alone(
     responses = instance.execute([request(1, 0), request(2, 5, bad), request(1, 9)])
     assert [response.error for response in responses] == [
         None,
-        "expected finite numbers in 'knob', found NaN or infinity",
+        "INVALID_ARG: expected finite numbers in 'knob', found NaN or infinity",
         None,
     ]
     np.testing.assert_array_equal(responses[2].outputs["y"], [[18, 20]])
@@ -153,7 +162,7 @@ def test_a_network_that_fails_answers_every_request_and_goes_on(
 
     instance = started(model, monkeypatch, tmp_path, FakeBackend(run))
     responses = instance.execute([request(1, 0), request(1, 2)])
-    assert [response.error for response in responses] == ["out of memory"] * 2
+    assert [response.error for response in responses] == ["INTERNAL: out of memory"] * 2
     failing = False
     (response,) = instance.execute([request(1, 0)])
     assert response.error is None
@@ -168,4 +177,4 @@ def test_an_output_that_was_not_promised_is_an_error(
 ) -> None:
     instance = started(model, monkeypatch, tmp_path, FakeBackend(lambda inputs: output))
     (response,) = instance.execute([request(1, 0)])
-    assert response.error.startswith("expected the output 'y' of (1, 2), found ")
+    assert response.error.startswith("INTERNAL: expected the output 'y' of (1, 2), found ")

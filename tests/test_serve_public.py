@@ -171,7 +171,10 @@ def test_metrics_count_faces_batches_and_stages(server: Running) -> None:
         ({"faces": np.zeros((1, 128, 128, 3), np.float32)}, r"data-type is 'FP32', but model 'protect'"),
         ({"injection": None}, r"expected 4 inputs but got 3"),
         ({"unknown": np.zeros((1, 1), np.float32)}, r"expected 4 inputs but got 5"),
-        ({"strength": np.full((1, 1), np.nan, np.float32)}, r"expected finite numbers in 'strength'"),
+        (
+            {"strength": np.full((1, 1), np.nan, np.float32)},
+            r"INVALID_ARGUMENT\] expected finite numbers in 'strength'",
+        ),
         ({"attributes": np.full((1, 13), np.inf, np.float32)}, r"expected finite numbers in 'attributes'"),
     ],
 )

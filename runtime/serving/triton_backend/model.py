@@ -72,9 +72,12 @@ class TritonPythonModel:
                 outputs = self._run(batch, sum(rows))
                 computed = time.perf_counter()
         except BackendError as error:
-            return [failure(str(error)) for _ in requests]
+            return [failure(str(error), pb_utils.TritonError.INTERNAL) for _ in requests]
         answers = iter(self._split(outputs, rows))
-        responses = [next(answers) if fault is None else failure(fault) for fault in faults]
+        responses = [
+            next(answers) if fault is None else failure(fault, pb_utils.TritonError.INVALID_ARG)
+            for fault in faults
+        ]
         if sound:
             times = (gathered - started, computed - gathered, time.perf_counter() - computed)
             self._metrics.count(sum(rows), times)
@@ -150,6 +153,6 @@ def joined(parts: list[NDArray]) -> NDArray:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def failure(message: str) -> Any:
-    """A response that is an error."""
-    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message))
+def failure(message: str, code: Any) -> Any:
+    """A response that is an error; its code tells clients whose fault it is."""
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
