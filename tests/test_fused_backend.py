@@ -132,6 +132,19 @@ def test_requests_run_as_one_batch_and_each_gets_its_rows(
     assert all(value >= 0 for value in totals.values())
 
 
+def test_metrics_are_sent_together_once_a_second(model: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(model.time, "monotonic", lambda: now)
+    metrics = model.Metrics("protect")
+    totals = model.pb_utils.MetricFamily.totals
+    for faces, at_s, sent in ((1, 100.0, 1), (2, 100.5, 1), (4, 100.9, 1), (8, 101.0, 15), (16, 101.5, 15)):
+        now = at_s
+        metrics.count(faces, (0.5, 1.0, 2.0))
+        assert totals["erasablemask_faces_total", "protect"] == sent
+    assert totals["erasablemask_batches_total", "protect"] == 4
+    assert totals["erasablemask_stage_seconds_total", "protect", "split"] == 8
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_is_an_error_of_its_request_alone(
     model: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bad: float

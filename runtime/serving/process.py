@@ -24,6 +24,8 @@ _LEVELS = {"I": logging.DEBUG, "W": logging.INFO, "E": logging.WARNING, "F": log
 # "2026-01-31T12:00:00Z E 123 server.cc:241] ..."
 _LINE = re.compile(r"^\S+Z (?P<level>[IWEF]) \d+ (?P<text>.*)$")
 _KEPT_LINES = 5
+# What every start without a GPU says.
+_HARMLESS = ("CudaDriverHelper has not been initialized", "no pinned memory pool")
 
 logger = logging.getLogger(__name__)
 triton_logger = logging.getLogger("runtime.serving.triton")
@@ -162,7 +164,7 @@ class ServerProcess:
         assert self._child.stdout is not None
         for line in self._child.stdout:
             match = _LINE.match(line.rstrip())
-            if match is None:
+            if match is None or any(words in line for words in _HARMLESS):
                 triton_logger.debug("%s", line.rstrip())
                 continue
             triton_logger.log(_LEVELS[match["level"]], "%s", match["text"])

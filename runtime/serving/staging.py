@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import ServingError
-from ..manifest import sha256_of
 from .repository import VERSION, ServedModel
 
 
@@ -71,7 +70,7 @@ class StagedRepository:
                     f"the new {name!r} has other tensors, batch sizes or instances than the one served; "
                     "an update changes weights only: restart the server for more"
                 )
-        changed = {name: model for name, model in models.items() if _differ(model, self.models[name])}
+        changed = {name: model for name, model in models.items() if model.files != self.models[name].files}
         try:
             for name, model in changed.items():
                 self._staged[name] = model
@@ -106,9 +105,3 @@ class StagedRepository:
         for file, data in model.files.items():
             self._write(partial / file, data)
         partial.rename(self._folder(name, version))
-
-
-def _differ(new: ServedModel, old: ServedModel) -> bool:
-    return {file: sha256_of(data) for file, data in new.files.items()} != {
-        file: sha256_of(data) for file, data in old.files.items()
-    }

@@ -21,6 +21,7 @@ from runtime.backends import create_backend
 from runtime.errors import BackendError
 
 STAGES = ("gather", "compute", "split")
+REPORT_EVERY_S = 1.0
 FAMILIES = {
     "erasablemask_faces_total": "Faces computed.",
     "erasablemask_batches_total": "Fused batches computed.",
@@ -117,22 +118,33 @@ class TritonPythonModel:
 
 
 class Metrics:
-    """Prometheus counters beside Triton's own: faces, batches, and seconds by stage."""
+    """Prometheus counters beside Triton's own: faces, batches, and seconds by stage.
+
+    Each report is a message to Triton, which a request would have to wait for: so they are sent together,
+    once a second, with the first batch after that. The supervisor's probes bring a batch every few seconds.
+    """
 
     def __init__(self, model: str) -> None:
         # Triton forgets a family, and with it its metrics, when nobody holds it any more.
         self._families = [family(name, description) for name, description in FAMILIES.items()]
         faces, batches, seconds = self._families
-        self._faces = faces.Metric(labels={"model": model})
-        self._batches = batches.Metric(labels={"model": model})
-        self._seconds = [seconds.Metric(labels={"model": model, "stage": stage}) for stage in STAGES]
+        self._metrics = [
+            faces.Metric(labels={"model": model}),
+            batches.Metric(labels={"model": model}),
+            *(seconds.Metric(labels={"model": model, "stage": stage}) for stage in STAGES),
+        ]
+        self._unsent = [0.0] * len(self._metrics)
+        self._sent_at = -REPORT_EVERY_S
 
     def count(self, faces: int, seconds: tuple[float, ...]) -> None:
         """Adds one batch."""
-        self._faces.increment(faces)
-        self._batches.increment(1)
-        for metric, value in zip(self._seconds, seconds, strict=True):
+        self._unsent = [old + new for old, new in zip(self._unsent, (faces, 1, *seconds), strict=True)]
+        if time.monotonic() - self._sent_at < REPORT_EVERY_S:
+            return
+        for metric, value in zip(self._metrics, self._unsent, strict=True):
             metric.increment(value)
+        self._unsent = [0.0] * len(self._metrics)
+        self._sent_at = time.monotonic()
 
 
 def family(name: str, description: str) -> Any:
