@@ -21,7 +21,7 @@ from runtime.closing import Closing
 from runtime.errors import ServingError
 from runtime.manifest import ModelFile, TensorSpec
 from runtime.serving.admin import TritonBusyError
-from runtime.serving.probe import infer_once, what_ails
+from runtime.serving.probe import check_well, infer_once
 from runtime.serving.process import ServerProcess
 from runtime.serving.repository import ServedModel
 from runtime.serving.settings import ServerSettings
@@ -367,9 +367,20 @@ class Busy(FakeServer):
 def test_a_busy_server_is_well_as_long_as_it_answers_others() -> None:
     times = iter(range(100))
     options = {"timeout_s": 3, "clock": lambda: float(next(times)), "sleep": lambda seconds: None}
-    assert what_ails(Busy(1), "protect", ENTRY, **options) is None  # type: ignore[arg-type]
-    ailment = what_ails(Busy(0), "protect", ENTRY, **options)  # type: ignore[arg-type]
-    assert ailment == "Exceeds maximum queue size, and no other request was answered in 3 s"
+    check_well(Busy(1), "protect", ENTRY, **options)  # type: ignore[arg-type]
+    with pytest.raises(
+        ServingError, match="Exceeds maximum queue size, and no other request was answered in"
+    ):
+        check_well(Busy(0), "protect", ENTRY, **options)  # type: ignore[arg-type]
+
+
+def test_a_busy_server_becomes_ready_and_is_left_alone(scene: Scene) -> None:
+    scene.server = Busy(1)
+    scene.ready()
+    time.sleep(0.3)
+    assert scene.end() == 0
+    assert scene.server.calls == []
+    assert len(scene.processes) == 1
 
 
 @pytest.mark.parametrize(

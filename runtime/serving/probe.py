@@ -59,30 +59,34 @@ def infer_once(
             raise ServingError(f"expected finite numbers as {spec.name!r} of {model}, found NaN or infinity")
 
 
-def what_ails(
+def check_well(
     server: Answering,
     model: str,
     entry: ModelFile,
     *,
     timeout_s: float,
+    version: str = "",
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> str | None:
+) -> None:
     """Probes a model. One that is too busy for the probe is well as long as it answers others.
 
-    Returns:
-        None, or what is wrong.
+    Args:
+        server, model, entry, version: see ``infer_once``.
+        timeout_s: for the answer, and then for one to somebody else.
+        clock, sleep: seconds.
+
+    Raises:
+        ServingError: what is wrong.
     """
+    before = server.completed(model)
     try:
-        before = server.completed(model)
-        try:
-            infer_once(server, model, entry, timeout_s=timeout_s)
-        except TritonBusyError as error:
-            until = clock() + timeout_s
-            while server.completed(model) <= before:
-                if clock() >= until:
-                    return f"{error}, and no other request was answered in {timeout_s:g} s"
-                sleep(_LOOK_AGAIN_S)
-    except ServingError as error:
-        return str(error)
-    return None
+        infer_once(server, model, entry, timeout_s=timeout_s, version=version)
+    except TritonBusyError as error:
+        until = clock() + timeout_s
+        while server.completed(model) <= before:
+            if clock() >= until:
+                raise ServingError(
+                    f"{error}, and no other request was answered in {timeout_s:g} s"
+                ) from error
+            sleep(_LOOK_AGAIN_S)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..closing import Closing
 from ..errors import ErasableMaskError, ServingError
-from .probe import Answering, infer_once, what_ails
+from .probe import Answering, check_well
 from .repository import ServedModel
 from .settings import ServerSettings
 from .staging import StagedRepository
@@ -154,8 +154,8 @@ class Supervisor:
                 )
             if self._server.is_ready():
                 try:
-                    for name, model in self._repository.models.items():
-                        infer_once(self._server, name, model.entry, timeout_s=self._settings.probe_timeout_s)
+                    for name in self._repository.models:
+                        self._probe(name)
                 except ServingError as error:
                     waiting_for = str(error)
                 else:
@@ -197,24 +197,30 @@ class Supervisor:
 
     def _mend(self, process: Process, name: str, killed: bool) -> bool:
         """Loads a model again if it does not answer; False if that does not help."""
-        model, times = self._repository.models[name], self._settings
-        if killed:
-            ails: str | None = "its process died"
+        times = self._settings
+        try:
+            if killed:
+                raise ServingError("its process died")
+            self._probe(name)
+        except ServingError as error:
+            logger.error("%s does not answer and is loaded again: %s", name, error)
         else:
-            ails = what_ails(self._server, name, model.entry, timeout_s=times.probe_timeout_s)
-        if ails is None:
             return True
-        logger.error("%s does not answer and is loaded again: %s", name, ails)
         try:
             process.kill_stubs(name)  # one that hangs would keep its old model, and in the end the server
             self._server.unload(name, timeout_s=times.probe_timeout_s)
             self._server.load(name, timeout_s=times.start_timeout_s)
-            infer_once(self._server, name, model.entry, timeout_s=times.probe_timeout_s)
+            self._probe(name)
         except ServingError as error:
             logger.error("loading %s again did not help: %s", name, error)
             return False
         logger.warning("%s answers again", name)
         return True
+
+    def _probe(self, name: str, version: str = "") -> None:
+        """Raises ``ServingError`` if a model is not well; one that is only busy is."""
+        entry, timeout_s = self._repository.models[name].entry, self._settings.probe_timeout_s
+        check_well(self._server, name, entry, timeout_s=timeout_s, version=version)
 
     def _update(self) -> None:
         """Serves what the bundle now holds, if it proves well; else goes on with what was served."""
@@ -230,13 +236,7 @@ class Supervisor:
         try:
             for name, version in versions.items():
                 self._server.load(name, timeout_s=times.start_timeout_s)
-                infer_once(
-                    self._server,
-                    name,
-                    self._repository.models[name].entry,
-                    timeout_s=times.probe_timeout_s,
-                    version=str(version),
-                )
+                self._probe(name, str(version))
         except ServingError as error:
             logger.error("no update, the old version goes on serving: %s", error)
             self._repository.withdraw()
