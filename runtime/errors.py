@@ -27,12 +27,12 @@ class BackendError(ErasableMaskError):
     """A backend is not installed, not available, or did not deliver what was asked of it."""
 
 
-class ServingError(ErasableMaskError):
-    """An inference server is set up wrongly, cannot be had or started, or does not answer as it should."""
-
-
 class RecognizerError(ErasableMaskError):
     """No face recogniser could be found, or its file is not the expected one."""
+
+
+class ServingError(ErasableMaskError):
+    """An inference server is set up wrongly, cannot be had or started, or does not answer as it should."""
 
 
 class MissingExtraError(ErasableMaskError, ImportError):

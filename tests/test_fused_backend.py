@@ -72,7 +72,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         MetricFamily=type("Fresh", (Family,), {"alive": set(), "totals": {}}),
     )
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    monkeypatch.setenv("ERASABLEMASK_BACKEND", "ort-cpu")
+    monkeypatch.setenv("ERASABLEMASK_STUB_BACKEND", "ort-cpu")
     name = "runtime.serving.triton_backend.model"
     sys.modules.pop(name, None)
     yield importlib.import_module(name)
@@ -88,7 +88,7 @@ def started(model: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
         assert (name, data, threads) == ("ort-cpu", b"a network", 3)
         return backend
 
-    monkeypatch.setenv("ERASABLEMASK_THREADS", "3")
+    monkeypatch.setenv("ERASABLEMASK_STUB_THREADS", "3")
     monkeypatch.setattr(model, "create_backend", create)
     instance = model.TritonPythonModel()
     instance.initialize(

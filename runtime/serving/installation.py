@@ -17,8 +17,8 @@ from .settings import ServerSettings
 PROGRAM = "tritonserver"
 # Triton looks for a backend of this name to run ``platform: "onnxruntime_onnx"``.
 BACKEND = "onnxruntime"
-BACKEND_VARIABLE = "ERASABLEMASK_BACKEND"
-THREADS_VARIABLE = "ERASABLEMASK_THREADS"
+BACKEND_VARIABLE = "ERASABLEMASK_STUB_BACKEND"
+THREADS_VARIABLE = "ERASABLEMASK_STUB_THREADS"
 
 
 @dataclass(frozen=True, kw_only=True)

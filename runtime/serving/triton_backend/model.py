@@ -47,11 +47,11 @@ class TritonPythonModel:
         self._outputs = {
             tensor["name"]: tuple(int(size) for size in tensor["dims"]) for tensor in config["output"]
         }
-        threads = os.environ.get("ERASABLEMASK_THREADS")
+        threads = os.environ.get("ERASABLEMASK_STUB_THREADS")
         file = config.get("default_model_filename") or "model.onnx"
         path = Path(args["model_repository"], args["model_version"], file)
         self._backend = create_backend(
-            os.environ["ERASABLEMASK_BACKEND"],
+            os.environ["ERASABLEMASK_STUB_BACKEND"],
             path.read_bytes(),
             threads=int(threads) if threads else None,
         )
