@@ -293,6 +293,7 @@ def test_an_environment_is_made_once_and_again_when_stale(
             (folder / "pyvenv.cfg").touch()
 
     monkeypatch.setattr(environment, "_run", run)
+    monkeypatch.setattr(environment, "_check_stub", lambda folder: None)
     assert make_environment(folder)
     assert [command[3:] for command in ran[1:]] == [
         ["install", "--quiet", "--no-deps", "nvidia-pytriton==0.7.0"],
@@ -338,6 +339,22 @@ def test_a_python_without_a_stub_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         ServingError, match=r"Python 3.11 or 3.12 or 3.13, found .* and Python 3.99; use nvcr"
     ):
         make_environment(tmp_path / "env")
+
+
+@pytest.mark.parametrize(
+    ("program", "works"),
+    [("echo Expected 9 arguments >&2; exit 1", True), ("echo no libpython3.so >&2; exit 127", False)],
+)
+def test_a_stub_without_its_libraries_is_found_out(tmp_path: Path, program: str, works: bool) -> None:
+    stub = environment.stub_of(tmp_path)
+    stub.parent.mkdir(parents=True)
+    stub.write_text(f"#!/bin/sh\n{program}\n")
+    stub.chmod(0o755)
+    if works:
+        environment._check_stub(tmp_path)
+        return
+    with pytest.raises(ServingError, match=r"stub cannot run here: no libpython3.so; it needs this Python's"):
+        environment._check_stub(tmp_path)
 
 
 def test_a_step_that_fails_says_why() -> None:
@@ -389,16 +406,16 @@ def test_health_knows_the_tensors_of_this_project_only() -> None:
 
 
 def test_the_backends_files_are_copies(tmp_path: Path) -> None:
-    server = tmp_path / "a/b/c/d/e/f"
-    stub = server / "python_backend_stubs" / environment.python_version() / "triton_python_backend_stub"
-    for path in (stub, *(server / "backends/python" / name for name in ("libtriton_python.so",))):
+    folder = tmp_path / "env"
+    parts = environment.server_folder(folder) / "backends/python"
+    for path in (environment.stub_of(folder), parts / "libtriton_python.so"):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
     with pytest.raises(ServingError, match=r"the wheel's server is not whole: .*triton_python_backend_utils"):
-        installation._write_backend(server, tmp_path / "backend")
+        installation._write_backend(folder, tmp_path / "backend")
     shutil.rmtree(tmp_path / "backend")
-    (server / "backends/python/triton_python_backend_utils.py").touch()
-    installation._write_backend(server, tmp_path / "backend")
+    (parts / "triton_python_backend_utils.py").touch()
+    installation._write_backend(folder, tmp_path / "backend")
     names = {path.name for path in (tmp_path / "backend").iterdir() if not path.is_symlink()}
     assert names == {
         "libtriton_python.so",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,23 @@ logger = logging.getLogger(__name__)
 def site_packages(folder: Path) -> Path:
     """Where the environment's packages lie; it runs the same Python as this program."""
     return folder / "lib" / f"python{python_version()}" / "site-packages"
+
+
+def server_folder(folder: Path) -> Path:
+    """Where the wheel keeps Triton."""
+    return site_packages(folder) / "pytriton" / "tritonserver"
+
+
+def stub_of(folder: Path) -> Path:
+    """The program that runs a Python-based backend, built for this version of Python."""
+    return server_folder(folder) / "python_backend_stubs" / python_version() / "triton_python_backend_stub"
+
+
+def library_path(folder: Path) -> str:
+    """Where Triton and its stub find their libraries: libpython lies with this interpreter."""
+    return os.pathsep.join(
+        [str(site_packages(folder) / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
+    )
 
 
 def python_version() -> str:
@@ -95,7 +114,8 @@ def make_environment(folder: Path) -> bool:
         Whether it had to be made.
 
     Raises:
-        ServingError: this Python has no stub in the wheel, the folder holds something else, or a step failed.
+        ServingError: this Python has no stub in the wheel, the folder holds something else, a step failed,
+            or the stub cannot run.
     """
     folder = folder.absolute()
     if python_version() not in PYTHONS or sys.platform != "linux" or platform.machine() != "x86_64":
@@ -115,8 +135,21 @@ def make_environment(folder: Path) -> bool:
     _run([*pip, "--no-deps", contents["wheel"]])
     _run([*pip, *contents["packages"]])
     (site_packages(folder) / "erasablemask.pth").write_text(f"{_PACKAGE_PARENT}\n", encoding="utf-8")
+    _check_stub(folder)
     (folder / STAMP).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
     return True
+
+
+def _check_stub(folder: Path) -> None:
+    """Starts the stub without the arguments that it needs: it must get as far as to say so."""
+    variables = {**os.environ, "LD_LIBRARY_PATH": library_path(folder)}
+    done = subprocess.run([stub_of(folder)], env=variables, capture_output=True, text=True, check=False)
+    if "Expected" not in done.stdout + done.stderr:
+        said = (done.stderr or done.stdout).strip()
+        raise ServingError(
+            f"the server's stub cannot run here: {said}; it needs this Python's shared library, "
+            f"libpython{python_version()}.so: install it, or use a Python built with it"
+        )
 
 
 def _run(command: list[str]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ServingError
-from .environment import CONTAINER, python_version, site_packages, what_is_wrong
+from .environment import CONTAINER, library_path, server_folder, stub_of, what_is_wrong
 from .settings import ServerSettings
 
 PROGRAM = "tritonserver"
@@ -75,14 +74,9 @@ def _check_own_backends(settings: ServerSettings, program: str) -> None:
 
 
 def _of_wheel(settings: ServerSettings, folder: Path, backends: Path) -> Installation:
-    packages = site_packages(folder)
-    server = packages / "pytriton" / "tritonserver"
-    _write_backend(server, backends / BACKEND)
+    _write_backend(folder, backends / BACKEND)
     variables = {
-        "LD_LIBRARY_PATH": os.pathsep.join(
-            # The stub is linked to libpython, which lies with this interpreter.
-            [str(packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
-        ),
+        "LD_LIBRARY_PATH": library_path(folder),
         # The stub runs the first python3 on PATH.
         "PATH": os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", os.defpath)]),
         "CUDA_VISIBLE_DEVICES": "",
@@ -91,19 +85,20 @@ def _of_wheel(settings: ServerSettings, folder: Path, backends: Path) -> Install
     if settings.threads is not None:
         variables[THREADS_VARIABLE] = str(settings.threads)
     return Installation(
-        program=server / "bin" / PROGRAM,
+        program=server_folder(folder) / "bin" / PROGRAM,
         backends=backends,
         flags=("--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"),
         variables=variables,
     )
 
 
-def _write_backend(server: Path, folder: Path) -> None:
+def _write_backend(environment: Path, folder: Path) -> None:
     """The Python backend's parts and our model: copies, because Triton takes no links for them."""
+    python_backend = server_folder(environment) / "backends" / "python"
     parts = (
-        server / "backends" / "python" / "libtriton_python.so",
-        server / "backends" / "python" / "triton_python_backend_utils.py",
-        server / "python_backend_stubs" / python_version() / "triton_python_backend_stub",
+        python_backend / "libtriton_python.so",
+        python_backend / "triton_python_backend_utils.py",
+        stub_of(environment),
         Path(__file__).parent / "triton_backend" / "model.py",
     )
     try:
@@ -112,8 +107,7 @@ def _write_backend(server: Path, folder: Path) -> None:
             shutil.copy(part, folder / part.name)
     except OSError as error:
         raise ServingError(
-            f"the wheel's server is not whole: {error}; delete {server.parents[4]} and run: "
-            "erasablemask serve-env"
+            f"the wheel's server is not whole: {error}; delete {environment} and run: erasablemask serve-env"
         ) from error
 
 
