@@ -4,9 +4,10 @@
 PYTHON ?= python3
 DEMO_VENV := .venv
 TEST_VENV := .venv-test
+SERVE_VENV := .venv-serve
 TEST_EXTRAS := train,export,triton,openvino,verify,bench,dev
 
-.PHONY: demo test lint check-extras clean
+.PHONY: demo test lint serve-env serve-test check-extras clean
 
 ## demo: protect and erase the example photos with the shipped bundle; results in demo/
 demo: $(DEMO_VENV)/stamp
@@ -23,13 +24,21 @@ lint: $(TEST_VENV)/stamp
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/lint-imports
 
+## serve-env: the environment that `erasablemask serve` runs the wheel's Triton server from
+serve-env: $(TEST_VENV)/stamp
+	$(TEST_VENV)/bin/erasablemask serve-env $(SERVE_VENV)
+
+## serve-test: a real server with the shipped bundle, its answers, and what it does when something breaks
+serve-test: serve-env
+	$(TEST_VENV)/bin/python -m pytest tests/test_serve_*.py
+
 ## check-extras: each extra alone in a fresh environment, installed and imported (slow, many downloads)
 check-extras:
 	$(PYTHON) scripts/check_extras.py
 
 ## clean: environments, caches and the demo's results
 clean:
-	rm -rf $(DEMO_VENV) $(TEST_VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(DEMO_VENV) $(TEST_VENV) $(SERVE_VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 
 # The demo installs the package itself, as a user would: not editable, so its sources are prerequisites too.

@@ -120,9 +120,7 @@ def swept(backend: str, threads: int) -> list[Server]:
         Server(name=f"1 x {threads} threads, delay {us} us", backend=backend, threads=threads, delay_us=us)
         for us in (0, 500, 2000, 5000)
     ]
-    split = Server(
-        name=f"{threads} x 1 thread, delay 0 us", backend=backend, threads=1, instances=threads
-    )
+    split = Server(name=f"{threads} x 1 thread, delay 0 us", backend=backend, threads=1, instances=threads)
     return [*delays, split]
 
 

@@ -38,9 +38,7 @@ MIB = 2**20
 @click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def main(
-    bundle: Path | None, venv: Path, backend: str, minutes: float, concurrency: int, out: Path
-) -> None:
+def main(bundle: Path | None, venv: Path, backend: str, minutes: float, concurrency: int, out: Path) -> None:
     """Sends requests of one to six faces without pause, and watches the server's processes."""
     folder = bundle or default_bundle("public")
     with (
@@ -130,9 +128,7 @@ class Clients:
                 return rng.integers(0, 256, shape, np.uint8)
             return rng.random(shape, np.float32)
 
-        return {
-            spec.name: values(spec.dtype, (count, *spec.shape[1:])) for spec in self._entry.inputs
-        }
+        return {spec.name: values(spec.dtype, (count, *spec.shape[1:])) for spec in self._entry.inputs}
 
 
 def memory(root: int) -> dict[str, float]:

@@ -8,10 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import onnx
-
 from .errors import PrecisionError
-from .quantization import quantized_nodes
 
 _DTYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 
@@ -38,7 +35,7 @@ def check_network_precision(trt: ModuleType, network: Any, precision: str, model
     if not convolutions:
         raise PrecisionError(f"asked for {precision}, but the network has no convolution to verify it on")
     if precision == "int8":
-        inner = {node.name for node in quantized_nodes(onnx.load_from_string(model))}
+        inner = _inner(model)
         convolutions = {name: layer for name, layer in convolutions.items() if name in inner}
         if not convolutions:
             raise PrecisionError("asked for int8, but the network has no convolution inside to verify it on")
@@ -58,6 +55,15 @@ def check_network_precision(trt: ModuleType, network: Any, precision: str, model
             f"other types: {', '.join(wrong[:_NAMED])}{', ...' if len(wrong) > _NAMED else ''}; TensorRT "
             "computes in the types of the ONNX graph, convert that"
         )
+
+
+def _inner(model: bytes) -> set[str]:
+    """Names of a graph's inner convolutions. Whoever serves plans in other precisions needs no ONNX."""
+    import onnx
+
+    from .quantization import quantized_nodes
+
+    return {node.name for node in quantized_nodes(onnx.load_from_string(model))}
 
 
 def _dtypes(layer: Any) -> set[str]:

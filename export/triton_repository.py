@@ -11,15 +11,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtime.manifest import Bundle, Role, open_bundle
+from runtime.manifest import Bundle
+from runtime.serving.repository import MODELS, VERSION, configurations, open_role, read_model
+from runtime.serving.triton_config import ONNX, PLATFORMS, TENSORRT
 
 from .engine import Engine, write_engine
 from .errors import ExportError
 from .folders import partial_of, replace_folder
-from .triton_config import ONNX, PLATFORMS, TENSORRT, Platform, config_text
 
-MODELS: dict[Role, tuple[str, ...]] = {"public": ("protect", "attributes"), "authority": ("restore",)}
-VERSION = "1"
 ENGINES = "engines"
 
 _RESTORE_NOTE = """\
@@ -63,16 +62,16 @@ def write_repositories(
             of plain TensorRT also go into the repository; Triton has no other.
 
     Raises:
-        BundleError: a folder is no bundle, lacks a network, or holds one that was changed.
-        ExportError: ``out`` must not be replaced or cannot be written; a bundle has another role or a network
-            that Triton cannot be told of; a plan is of no public model.
+        BundleError: a folder is no bundle or one of another role, lacks a network, or holds one that was
+            changed or that Triton cannot be told of.
+        ExportError: ``out`` must not be replaced or cannot be written; a plan is of no public model.
         MissingExtraError: tritonclient is not installed.
     """
     check_free(out, overwrite=overwrite)
     engines = engines or {}
-    files = _public_files(_open(public, "public"), engines)
+    files = _public_files(open_role(public, "public"), engines)
     if authority is not None:
-        files |= _authority_files(_open(authority, "authority"))
+        files |= _authority_files(open_role(authority, "authority"))
     out = out.resolve()
     partial = partial_of(out)
     try:
@@ -119,13 +118,6 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def _open(folder: Path, role: Role) -> Bundle:
-    bundle = open_bundle(folder)
-    if bundle.manifest.role != role:
-        raise ExportError(f"expected the {role} bundle in {folder}, found the {bundle.manifest.role} one")
-    return bundle
-
-
 def _public_files(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, bytes]:
     names = MODELS["public"]
     if others := sorted(engines.keys() - set(names)):
@@ -134,9 +126,7 @@ def _public_files(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, by
         )
     files: dict[str, bytes] = {}
     for name in names:
-        data = bundle.read(name)
-        if bundle.manifest.models[name].sealed:
-            raise ExportError(f"{name!r} in {bundle.folder} is sealed, a server could not load it")
+        data = read_model(bundle, name)
         files |= _configs(bundle, name)
         files[f"public/{name}/{VERSION}/{ONNX.file}"] = data
         if name in engines and engines[name].sidecar.flavour == "tensorrt":
@@ -151,15 +141,5 @@ def _authority_files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def _configs(bundle: Bundle, name: str, *, note: str = "") -> dict[str, bytes]:
-    manifest = bundle.manifest
-    return {
-        f"{manifest.role}/{name}/{platform.config}": config_text(
-            name, manifest.models[name], manifest.max_batch, platform, note=note
-        ).encode()
-        for platform in _platforms(manifest.precision)
-    }
-
-
-def _platforms(precision: str) -> tuple[Platform, ...]:
-    """There are no plans of a CPU's int8."""
-    return (ONNX,) if precision == "int8" else PLATFORMS
+    texts = configurations(bundle, name, note=note)
+    return {f"{bundle.manifest.role}/{name}/{path}": text.encode() for path, text in texts.items()}

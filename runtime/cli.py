@@ -10,7 +10,7 @@ import click
 
 from .errors import ErasableMaskError
 
-# Name -> the line shown in the list of commands. The module is runtime.commands.<name>, its ``command``.
+# Name -> the line shown in the list of commands. The module is runtime.commands.<name>, with _ for -.
 COMMANDS = {
     "protect": "Protect every face in photos.",
     "erase": "Erase the protection, as the trusted authority.",
@@ -20,6 +20,9 @@ COMMANDS = {
     "keygen": "Make a key file for an authority.",
     "seal": "Seal an authority bundle again, under another secret.",
     "unseal": "Check that a secret opens an authority bundle.",
+    "serve": "Run a Triton server with a bundle's networks.",
+    "serve-env": "Make the environment that serve runs its server from.",
+    "health": "Check that a server answers a real inference.",
     "audit": "Check, show or rotate the log of an authority's server.",
     "certificates": "Make certificates to try an authority's server out.",
 }
@@ -36,7 +39,8 @@ class LazyGroup(click.Group):
         """Imports one command."""
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"runtime.commands.{name}").command
+        module = importlib.import_module(f"runtime.commands.{name.replace('-', '_')}")
+        command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -12,12 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from export.build import main as build_main
+from runtime.cli import main as cli_main
 from training.__main__ import main as training_main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^(erasablemask .*)$", README, flags=re.MULTILINE)
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+# They download a server, or run until a signal; tests/test_serve_public.py runs them.
+SERVER_COMMANDS = ("serve-env", "serve", "health")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,11 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_run_in_the_order_of_the_readme(folder: Path) -> None:
-    runnable = [command for command in COMMANDS if "--bundle bundle/" not in command]
+    runnable = [
+        command
+        for command in COMMANDS
+        if "--bundle bundle/" not in command and shlex.split(command)[1] not in SERVER_COMMANDS
+    ]
     assert {shlex.split(command)[1] for command in runnable} == {
         "protect",
         "verify",
@@ -59,6 +66,16 @@ def test_programs_run(folder: Path, program: str) -> None:
     done = run(place, "-c", program)
     assert done.returncode == 0, done.stderr
     assert (place / "protected.jpg").exists()
+
+
+@pytest.mark.parametrize("name", SERVER_COMMANDS)
+def test_options_of_server_commands_exist(name: str) -> None:
+    lines = [command for command in COMMANDS if shlex.split(command)[1] == name]
+    assert lines
+    help_text = CliRunner().invoke(cli_main, [name, "--help"]).output
+    for line in lines:
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in help_text, option
 
 
 @pytest.mark.parametrize(("module", "command"), [("training", training_main), ("export.build", build_main)])

@@ -19,12 +19,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 from export.engine import Engine
 from export.errors import ExportError
 from export.repository import PLANS_HINT, main
-from export.triton_config import ONNX, TENSORRT, Platform, config_text
 from export.triton_repository import write_repositories
 from runtime.authority import load_secret, unseal_model
 from runtime.engine_sidecar import read_engine
 from runtime.errors import BundleError, MissingExtraError
 from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
+from runtime.serving.triton_config import ONNX, TENSORRT, Platform, config_text
 from runtime.shipped import default_bundle
 from tests.manifests import manifest
 from tests.sidecars import sidecar
@@ -204,7 +204,7 @@ def test_a_network_that_triton_cannot_be_told_of_is_refused(
     public: Path, out: Path, fields: dict[str, Any], message: str
 ) -> None:
     change_entry(public, "protect", **fields)
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(BundleError, match=message):
         write_repositories(public, None, out)
     assert not out.exists()
 
@@ -279,16 +279,16 @@ def test_a_changed_file_is_refused(public: Path, authority: Path, out: Path, rol
 
 
 def test_bundles_of_the_wrong_role_are_refused(public: Path, authority: Path, out: Path) -> None:
-    with pytest.raises(ExportError, match=r"expected the public bundle in .*, found the authority one"):
+    with pytest.raises(BundleError, match=r"expected the public bundle in .*, found the authority one"):
         write_repositories(authority, None, out)
-    with pytest.raises(ExportError, match=r"expected the authority bundle in .*, found the public one"):
+    with pytest.raises(BundleError, match=r"expected the authority bundle in .*, found the public one"):
         write_repositories(public, public, out)
     assert not out.exists()
 
 
 def test_a_sealed_public_network_is_refused(public: Path, out: Path) -> None:
     change_entry(public, "protect", sealed=True)
-    with pytest.raises(ExportError, match=r"'protect' in .* is sealed, a server could not load it"):
+    with pytest.raises(BundleError, match=r"'protect' in .* is sealed, a server could not load it"):
         write_repositories(public, None, out)
     assert not out.exists()
 

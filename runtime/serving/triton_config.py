@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.errors import MissingExtraError
-from runtime.manifest import ModelFile, TensorSpec
-
-from .errors import ExportError
+from ..errors import BundleError, MissingExtraError
+from ..manifest import ModelFile, TensorSpec
 
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
@@ -52,7 +50,9 @@ TENSORRT = Platform(name="tensorrt_plan", kind="KIND_GPU", config="configs/trt.p
 PLATFORMS = (ONNX, TENSORRT)
 
 
-def config_text(name: str, entry: ModelFile, max_batch: int, platform: Platform, *, note: str = "") -> str:
+def config_text(
+    name: str, entry: ModelFile, max_batch: int, platform: Platform, *, note: str = "", instances: int = 1
+) -> str:
     """The configuration as the text of a ``.pbtxt`` file.
 
     Args:
@@ -61,9 +61,10 @@ def config_text(name: str, entry: ModelFile, max_batch: int, platform: Platform,
         max_batch: largest batch, in faces; a TensorRT plan's profile ends there, too.
         platform: an element of ``PLATFORMS``.
         note: lines of comment, without ``#``, for the top of the file.
+        instances: of the model, each with its own memory and thread or process.
 
     Raises:
-        ExportError: an input or output has another type or shape than Triton can be told.
+        BundleError: an input or output has another type or shape than Triton can be told.
         MissingExtraError: tritonclient is not installed.
     """
     pb, text_format = _protobuf()
@@ -75,7 +76,7 @@ def config_text(name: str, entry: ModelFile, max_batch: int, platform: Platform,
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         input=[pb.ModelInput(**_tensor(spec)) for spec in entry.inputs],
         output=[pb.ModelOutput(**_tensor(spec)) for spec in entry.outputs],
-        instance_group=[pb.ModelInstanceGroup(kind=platform.kind, count=1)],
+        instance_group=[pb.ModelInstanceGroup(kind=platform.kind, count=instances)],
         dynamic_batching=_dynamic_batching(pb, max_batch),
         model_warmup=[_warmup(pb, entry, batch) for batch in sorted({1, max_batch})],
         response_cache=pb.ModelResponseCache(enable=False),
@@ -98,17 +99,17 @@ def _protobuf() -> tuple[Any, Any]:
 def _check_tensors(name: str, entry: ModelFile) -> None:
     for side, specs in (("inputs", entry.inputs), ("outputs", entry.outputs)):
         if not specs:
-            raise ExportError(f"the manifest names no {side} of {name!r}; export the bundle again")
+            raise BundleError(f"the manifest names no {side} of {name!r}; export the bundle again")
         for spec in specs:
             where = f"{spec.name!r} of {name!r}"
             if spec.dtype not in DATA_TYPES:
-                raise ExportError(
+                raise BundleError(
                     f"{where} must be one of {', '.join(DATA_TYPES)} for Triton, found {spec.dtype}; "
                     "export the bundle again"
                 )
             batch, *rest = spec.shape or (0,)
             if batch != -1 or not rest or min(rest) < 1:
-                raise ExportError(
+                raise BundleError(
                     f"{where} must have the batch, -1, as its first axis, then fixed axes of at least 1, "
                     f"found shape {spec.shape}; export the bundle again"
                 )

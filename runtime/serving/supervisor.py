@@ -1,0 +1,291 @@
+"""Keeps a server answering: starts it, watches it, mends it, updates its models, ends it."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from ..closing import Closing
+from ..errors import ErasableMaskError, ServingError
+from .probe import Answering, check_well
+from .repository import ServedModel
+from .settings import ServerSettings
+from .staging import StagedRepository
+
+END = (signal.SIGTERM, signal.SIGINT)
+UPDATE = signal.SIGHUP
+# Opens what stands before Triton; called once, when every model has answered. A door outlives restarts of
+# Triton. Closing it takes no new request and ends those in flight.
+OpenDoor = Callable[[], Closing]
+# How often the processes are looked at, and the readiness of a server that starts.
+_TICK_S = 0.1
+# Beyond Triton's own time for requests in flight, until it is killed.
+_KILL_AFTER_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Process(Protocol):
+    """What is needed of ``ServerProcess``."""
+
+    def status(self) -> int | None: ...
+
+    def wait(self, timeout_s: float) -> int | None: ...
+
+    def send(self, number: signal.Signals) -> None: ...
+
+    def end(self) -> int: ...
+
+    def stubs(self) -> dict[int, str]: ...
+
+    def kill_stubs(self, model: str) -> None: ...
+
+    def hide_memory(self) -> None: ...
+
+    def last_errors(self) -> str: ...
+
+
+class Server(Answering, Protocol):
+    """What is needed of ``Admin``."""
+
+    def is_ready(self) -> bool: ...
+
+    def load(self, model: str, *, timeout_s: float) -> None: ...
+
+    def unload(self, model: str, *, timeout_s: float) -> None: ...
+
+
+class Supervisor:
+    """Runs one server until a signal ends it.
+
+    Args:
+        settings: its times.
+        repository: what it serves.
+        launch: starts Triton.
+        server: calls to it.
+        reopen: reads the bundle again, for an update.
+        doors: opened when the server answers; closed before it ends, in reverse order.
+        events: signals, in the order of their arrival; see ``listen``.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        repository: StagedRepository,
+        launch: Callable[[], Process],
+        server: Server,
+        reopen: Callable[[], Mapping[str, ServedModel]],
+        doors: Sequence[OpenDoor] = (),
+        events: queue.SimpleQueue[signal.Signals] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._launch = launch
+        self._server = server
+        self._reopen = reopen
+        self._doors = list(doors)
+        self._open_doors: list[Closing] = []
+        self._answered = False
+        self._events = events or queue.SimpleQueue()
+
+    def run(self) -> int:
+        """Serves until a signal, whatever happens to Triton meanwhile.
+
+        Returns:
+            Triton's exit status.
+
+        Raises:
+            ErasableMaskError: the first start failed, or a door cannot be opened.
+        """
+        soon = 0
+        try:
+            while True:
+                started = time.monotonic()
+                process = self._launch()
+                try:
+                    status = self._serve(process)
+                except _StartError as error:
+                    if not self._answered:
+                        raise
+                    logger.error("%s", error)
+                    status = None
+                finally:
+                    last_status = process.end()
+                if status is not None:
+                    return status
+                soon = 0 if time.monotonic() - started > self._settings.backoff_max_s else soon + 1
+                pause_s = min(self._settings.backoff_s * 2 ** max(soon - 1, 0), self._settings.backoff_max_s)
+                logger.error("restarting the server in %g s", pause_s)
+                if self._next_event(pause_s, only=END) is not None:
+                    return last_status
+        finally:
+            self._close_doors()
+
+    def _serve(self, process: Process) -> int | None:
+        """One life of Triton: its exit status after a signal, None if it must be restarted.
+
+        Raises:
+            _StartError: it did not become ready.
+            ErasableMaskError: a door cannot be opened.
+        """
+        if (status := self._become_ready(process)) is not None:
+            return status
+        process.hide_memory()
+        while self._doors:
+            self._open_doors.append(self._doors.pop(0)())
+        self._answered = True
+        logger.info("ready: %s answered an inference", ", ".join(self._repository.models))
+        return self._watch(process)
+
+    def _become_ready(self, process: Process) -> int | None:
+        """Waits until every model answered; the exit status if a signal came first."""
+        until = time.monotonic() + self._settings.start_timeout_s
+        waiting_for = "the server was not ready"
+        while True:
+            if (status := process.status()) is not None:
+                raise _StartError(
+                    f"the server ended with status {status} before it was ready: {process.last_errors()}"
+                )
+            if self._server.is_ready():
+                try:
+                    for name in self._repository.models:
+                        self._probe(name)
+                except ServingError as error:
+                    waiting_for = str(error)
+                else:
+                    return None
+            if time.monotonic() >= until:
+                raise _StartError(
+                    f"expected every model to answer within {self._settings.start_timeout_s:g} s, found: "
+                    f"{waiting_for}; its last errors: {process.last_errors()}"
+                )
+            if self._next_event(_TICK_S, only=END) is not None:
+                return self._drain(process)
+
+    def _watch(self, process: Process) -> int | None:
+        stubs = process.stubs()
+        next_look = time.monotonic() + self._settings.probe_interval_s
+        while True:
+            event = self._next_event(_TICK_S)
+            if event in END:
+                return self._drain(process)
+            if event == UPDATE:
+                self._update()
+                process.hide_memory()
+                stubs = process.stubs()
+            if (status := process.status()) is not None:
+                logger.error("the server ended with status %d: %s", status, process.last_errors())
+                return None
+            now_there = process.stubs()
+            dead = {model for pid, model in stubs.items() if pid not in now_there}
+            look = time.monotonic() >= next_look
+            if not (dead or look):
+                continue
+            for name in self._repository.models:
+                killed = name in dead
+                if (killed or look) and not self._mend(process, name, killed):
+                    return None
+            process.hide_memory()
+            stubs = process.stubs()
+            next_look = time.monotonic() + self._settings.probe_interval_s
+
+    def _mend(self, process: Process, name: str, killed: bool) -> bool:
+        """Loads a model again if it does not answer; False if that does not help."""
+        times = self._settings
+        try:
+            if killed:
+                raise ServingError("its process died")
+            self._probe(name)
+        except ServingError as error:
+            logger.error("%s does not answer and is loaded again: %s", name, error)
+        else:
+            return True
+        try:
+            process.kill_stubs(name)  # one that hangs would keep its old model, and in the end the server
+            self._server.unload(name, timeout_s=times.probe_timeout_s)
+            self._server.load(name, timeout_s=times.start_timeout_s)
+            self._probe(name)
+        except ServingError as error:
+            logger.error("loading %s again did not help: %s", name, error)
+            return False
+        logger.warning("%s answers again", name)
+        return True
+
+    def _probe(self, name: str, version: str = "") -> None:
+        """Raises ``ServingError`` if a model is not well; one that is only busy is."""
+        entry, timeout_s = self._repository.models[name].entry, self._settings.probe_timeout_s
+        check_well(self._server, name, entry, timeout_s=timeout_s, version=version)
+
+    def _update(self) -> None:
+        """Serves what the bundle now holds, if it proves well; else goes on with what was served."""
+        times = self._settings
+        try:
+            versions = self._repository.stage(self._reopen())
+        except ErasableMaskError as error:
+            logger.error("no update, the old version goes on serving: %s", error)
+            return
+        if not versions:
+            logger.info("no update: the bundle is the one that is served")
+            return
+        try:
+            for name, version in versions.items():
+                self._server.load(name, timeout_s=times.start_timeout_s)
+                self._probe(name, str(version))
+        except ServingError as error:
+            logger.error("no update, the old version goes on serving: %s", error)
+            self._repository.withdraw()
+            for name in versions:
+                with suppress(ServingError):  # the next look finds out whether it answers
+                    self._server.load(name, timeout_s=times.start_timeout_s)
+            return
+        self._repository.settle()
+        logger.info("updated: %s", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+    def _drain(self, process: Process) -> int:
+        """Ends doors and server in order, each with its requests in flight; a second signal ends at once."""
+        logger.info("ending; requests in flight have %g s", self._settings.drain_s)
+        self._close_doors()
+        process.send(signal.SIGTERM)
+        until = time.monotonic() + self._settings.drain_s + _KILL_AFTER_S
+        while (status := process.wait(_TICK_S)) is None:
+            if self._next_event(0, only=END) is not None or time.monotonic() >= until:
+                logger.error("the server is killed, with what is in flight")
+                return process.end()
+        logger.info("ended with status %d", status)
+        return status
+
+    def _close_doors(self) -> None:
+        while self._open_doors:
+            self._open_doors.pop().close()
+
+    def _next_event(
+        self, timeout_s: float, *, only: tuple[signal.Signals, ...] | None = None
+    ) -> signal.Signals | None:
+        """The next signal within the time; those not in ``only`` are passed over."""
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                event = self._events.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return None
+            if only is None or event in only:
+                return event
+            logger.warning("passed over %s: the server does not serve just now", event.name)
+
+
+class _StartError(ServingError):
+    """Triton did not become ready."""
+
+
+def listen() -> queue.SimpleQueue[signal.Signals]:
+    """Takes over the signals that end and update a server, in the main thread."""
+    events: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
+    for number in (*END, UPDATE):
+        signal.signal(number, lambda received, _frame: events.put(signal.Signals(received)))
+    return events

@@ -1,0 +1,1 @@
+"""The Triton backend that the server's own interpreter runs."""

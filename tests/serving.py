@@ -1,0 +1,163 @@
+"""A real server for tests: the command line's ``serve`` in a process, and a client of its gRPC."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime.serving.endpoint import free_port
+from runtime.serving.environment import what_is_wrong
+from runtime.serving.settings import DEFAULT_ENVIRONMENT
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = Path(os.environ.get("ERASABLEMASK_SERVE_ENVIRONMENT", ROOT / DEFAULT_ENVIRONMENT))
+THREADS = 2
+
+
+def skip_without_server() -> None:
+    """Skips a test that no server can be started for, and says why."""
+    if shutil.which("tritonserver") is None and (wrong := what_is_wrong(ENVIRONMENT)) is not None:
+        pytest.skip(f"no server in {ENVIRONMENT}: {wrong}; run: make serve-env")
+
+
+class Running:
+    """A server under its supervisor."""
+
+    def __init__(self, process: subprocess.Popen, log: Path, grpc_port: int, metrics_port: int) -> None:
+        self.process = process
+        self.url = f"127.0.0.1:{grpc_port}"
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+        self._log = log
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str, *, times: int = 1, timeout_s: float = 60) -> None:
+        """Waits until the log holds a text so often."""
+        until = time.monotonic() + timeout_s
+        while self.log().count(text) < times:
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < until, f"no {text!r} in:\n{self.log()}"
+            time.sleep(0.05)
+
+    def triton_pid(self) -> int:
+        return next(iter(children(self.process.pid)))
+
+    def stub_pid(self, model: str) -> int:
+        return next(pid for pid, line in children(self.triton_pid()).items() if f"/{model}/" in line)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(folder: Path, *options: str, bundle: Path | None = None) -> Iterator[Running]:
+    """Starts ``erasablemask serve --role public`` and waits until it is ready."""
+    grpc_port, metrics_port = free_port(), free_port()
+    log = folder / "serve.log"
+    command = [sys.executable, "-m", "runtime.cli", "serve", "--role", "public"]
+    command += ["--environment", str(ENVIRONMENT), "--threads", str(THREADS)]
+    command += ["--grpc-port", str(grpc_port), "--metrics-port", str(metrics_port), *options]
+    if bundle is not None:
+        command += ["--bundle", str(bundle)]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)
+    try:
+        server = Running(process, log, grpc_port, metrics_port)
+        server.wait_for("ready: ")
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def children(pid: int) -> dict[int, str]:
+    """Command lines of a process's living children by their ids."""
+    found = {}
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if line:
+                found[int(child)] = line
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be buried."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def face_inputs(count: int, seed: int = 0) -> dict[str, NDArray]:
+    """Inputs of the shipped ``protect``."""
+    random = np.random.default_rng(seed)
+    return {
+        "faces": random.integers(0, 256, (count, 128, 128, 3), np.uint8),
+        "attributes": random.integers(0, 2, (count, 13)).astype(np.float32),
+        "strength": random.random((count, 1), np.float32),
+        "injection": random.random((count, 1), np.float32),
+    }
+
+
+def tensors(inputs: dict[str, NDArray]) -> list[Any]:
+    import tritonclient.grpc as grpc
+
+    types = {"uint8": "UINT8", "float32": "FP32", "int32": "INT32"}
+    found = []
+    for name, values in inputs.items():
+        tensor = grpc.InferInput(name, values.shape, types[values.dtype.name])
+        tensor.set_data_from_numpy(values)
+        found.append(tensor)
+    return found
+
+
+@contextmanager
+def client(server: Running) -> Iterator[Any]:
+    import tritonclient.grpc as grpc
+
+    opened = grpc.InferenceServerClient(
+        server.url,
+        channel_args=[("grpc.max_reconnect_backoff_ms", 300), ("grpc.use_local_subchannel_pool", 1)],
+    )
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def protect(opened: Any, inputs: dict[str, NDArray], timeout_s: float = 30) -> NDArray:
+    result = opened.infer("protect", tensors(inputs), client_timeout=timeout_s)
+    protected: NDArray = result.as_numpy("protected")
+    return protected
+
+
+def until_answered(work: Callable[[], NDArray], timeout_s: float = 60) -> tuple[NDArray, list[str]]:
+    """Asks again after an error, as a client of an idempotent service may; the answer, and the errors."""
+    from tritonclient.utils import InferenceServerException
+
+    errors: list[str] = []
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return work(), errors
+        except InferenceServerException as error:
+            errors.append(str(error))
+            assert time.monotonic() < until, errors
+            time.sleep(0.1)

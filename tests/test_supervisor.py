@@ -1,0 +1,464 @@
+"""What the supervisor does when something happens, with a server that is a few lines of Python."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime.closing import Closing
+from runtime.errors import ServingError
+from runtime.manifest import ModelFile, TensorSpec
+from runtime.serving.admin import TritonBusyError
+from runtime.serving.probe import check_well, infer_once
+from runtime.serving.process import ServerProcess
+from runtime.serving.repository import ServedModel
+from runtime.serving.settings import ServerSettings
+from runtime.serving.staging import StagedRepository
+from runtime.serving.supervisor import Supervisor
+from tests.serving import is_running
+
+ENTRY = ModelFile(
+    path="x",
+    sha256="",
+    inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 2)),),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=(-1, 3)),),
+)
+GOOD = {"y": np.zeros((1, 3), np.float32)}
+
+
+class FakeProcess:
+    """A server that lives until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.exit: int | None = None
+        self.signals: list[signal.Signals] = []
+        self.deaf = False
+        self.children = {1: "protect", 2: "attributes"}
+        self.ended = False
+        self.hidden = 0
+
+    def status(self) -> int | None:
+        return self.exit
+
+    def wait(self, timeout_s: float) -> int | None:
+        return self.exit
+
+    def send(self, number: signal.Signals) -> None:
+        self.signals.append(number)
+        if not self.deaf:
+            self.exit = 0
+
+    def end(self) -> int:
+        self.ended = True
+        self.exit = 137 if self.exit is None else self.exit
+        return self.exit
+
+    def stubs(self) -> dict[int, str]:
+        return dict(self.children)
+
+    def kill_stubs(self, model: str) -> None:
+        self.children = {pid: name for pid, name in self.children.items() if name != model}
+
+    def hide_memory(self) -> None:
+        self.hidden += 1
+
+    def last_errors(self) -> str:
+        return "the last error"
+
+
+class FakeServer:
+    """Answers inferences; what fails, and what the supervisor asked for, is in the attributes."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.broken: set[str] = set()
+        self.mended_by_load = True
+        self.bad_versions: set[str] = set()
+        self.on_infer: Callable[[], None] = lambda: None
+
+    def is_ready(self) -> bool:
+        return True
+
+    def load(self, model: str, *, timeout_s: float) -> None:
+        self.calls.append(f"load {model}")
+        if self.mended_by_load:
+            self.broken.discard(model)
+
+    def unload(self, model: str, *, timeout_s: float) -> None:
+        self.calls.append(f"unload {model}")
+
+    def infer(
+        self, model: str, inputs: Mapping[str, NDArray], *, timeout_s: float, version: str = ""
+    ) -> dict[str, NDArray]:
+        self.on_infer()
+        if model in self.broken or version in self.bad_versions:
+            raise ServingError(f"{model} is broken")
+        return GOOD
+
+    def completed(self, model: str) -> int:
+        return 0
+
+
+class FakeDoor(Closing):
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        log.append("open")
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
+class Scene:
+    """A supervisor in a thread, and what it works with."""
+
+    def __init__(self, folder: Path, **times: Any) -> None:
+        self.settings = ServerSettings(
+            role="public",
+            bundle=Path("b"),
+            **{
+                "probe_interval_s": 0.05,
+                "probe_timeout_s": 0.05,
+                "backoff_s": 0.02,
+                "backoff_max_s": 0.05,
+                "start_timeout_s": 0.5,
+                "drain_s": 0.05,
+                **times,
+            },
+        )
+        self.models = {
+            name: ServedModel(entry=ENTRY, configs={"config.pbtxt": ""}, files={"model.onnx": b"1"})
+            for name in ("protect", "attributes")
+        }
+        self.repository = StagedRepository(folder / "models", self.models)
+        self.processes: list[FakeProcess] = []
+        self.server = FakeServer()
+        self.events: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
+        self.door_log: list[str] = []
+        self.next_process: Callable[[], FakeProcess] = FakeProcess
+        self.result: Any = None
+
+    def launch(self) -> FakeProcess:
+        self.processes.append(self.next_process())
+        return self.processes[-1]
+
+    def start(self) -> None:
+        supervisor = Supervisor(
+            self.settings,
+            repository=self.repository,
+            launch=self.launch,
+            server=self.server,
+            reopen=lambda: self.models,
+            doors=[lambda: FakeDoor(self.door_log)],
+            events=self.events,
+        )
+
+        def run() -> None:
+            try:
+                self.result = supervisor.run()
+            except ServingError as error:
+                self.result = error
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+
+    def wait_for(self, holds: Callable[[], bool]) -> None:
+        until = time.monotonic() + 5
+        while not holds():
+            assert time.monotonic() < until
+            time.sleep(0.005)
+
+    def ready(self) -> None:
+        self.start()
+        self.wait_for(lambda: self.door_log == ["open"])
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> Any:
+        self.events.put(number)
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+        assert all(process.ended for process in self.processes)
+        return self.result
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_closes_the_doors_then_the_server_whose_status_is_the_result(
+    scene: Scene, number: signal.Signals
+) -> None:
+    scene.ready()
+    assert scene.processes[0].hidden == 1
+    assert scene.end(number) == 0
+    assert scene.processes[0].signals == [signal.SIGTERM]
+    assert scene.door_log == ["open", "close"]
+
+
+def test_a_server_that_does_not_end_is_killed(scene: Scene) -> None:
+    scene.ready()
+    scene.processes[0].deaf = True
+    scene.events.put(signal.SIGTERM)
+    assert scene.end(signal.SIGTERM) == 137
+
+
+def test_a_first_start_that_fails_is_an_error(scene: Scene) -> None:
+    def dead() -> FakeProcess:
+        process = FakeProcess()
+        process.exit = 1
+        return process
+
+    scene.next_process = dead
+    scene.start()
+    scene.thread.join(5)
+    assert str(scene.result) == "the server ended with status 1 before it was ready: the last error"
+    assert len(scene.processes) == 1
+    assert scene.door_log == []
+
+
+def test_ready_means_that_every_model_answered(scene: Scene) -> None:
+    scene.server.broken = {"attributes"}
+    scene.start()
+    scene.thread.join(5)
+    assert "expected every model to answer within 0.5 s, found: attributes is broken" in str(scene.result)
+
+
+def test_a_signal_while_starting_ends_it(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, start_timeout_s=60)
+    scene.server.broken = {"protect"}
+    scene.start()
+    scene.events.put(signal.SIGHUP)
+    assert scene.end() == 0
+
+
+def test_a_server_that_dies_is_started_again_with_growing_pauses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(tmp_path, backoff_s=0.2, backoff_max_s=0.5)
+    scene.ready()
+    for count in range(1, 4):
+        scene.wait_for(lambda count=count: len(scene.processes) == count)
+        scene.processes[-1].exit = 139
+    scene.wait_for(lambda: len(scene.processes) == 4)
+    assert scene.end() == 0
+    assert scene.door_log == ["open", "close"]
+    pauses = [record.getMessage() for record in caplog.records if "restarting" in record.getMessage()]
+    assert pauses == [f"restarting the server in {pause} s" for pause in ("0.2", "0.4", "0.5")]
+    assert "the server ended with status 139: the last error" in caplog.text
+
+
+def test_a_restart_that_fails_is_tried_again(scene: Scene) -> None:
+    scene.ready()
+
+    def dead() -> FakeProcess:
+        process = FakeProcess()
+        process.exit = 1
+        return process
+
+    scene.next_process = dead
+    scene.processes[0].exit = 1
+    scene.wait_for(lambda: len(scene.processes) >= 3)
+    scene.next_process = FakeProcess
+    scene.wait_for(lambda: scene.processes[-1].exit is None)
+    assert scene.end() == 0
+
+
+def test_a_signal_between_two_lives_ends_it_with_the_servers_status(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, backoff_s=30, backoff_max_s=30)
+    scene.ready()
+    scene.processes[0].exit = 139
+    scene.wait_for(lambda: scene.processes[0].ended)
+    assert scene.end() == 139
+    assert scene.door_log == ["open", "close"]
+
+
+def test_a_model_whose_process_died_is_loaded_again_at_once(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, probe_interval_s=60)
+    scene.ready()
+    time.sleep(0.05)
+    del scene.processes[0].children[1]
+    scene.wait_for(lambda: scene.server.calls == ["unload protect", "load protect"])
+    assert scene.end() == 0
+    assert len(scene.processes) == 1
+
+
+def test_a_model_that_does_not_answer_is_loaded_again(scene: Scene) -> None:
+    scene.ready()
+    scene.server.broken = {"attributes"}
+    scene.wait_for(lambda: scene.server.calls == ["unload attributes", "load attributes"])
+    assert scene.end() == 0
+    assert len(scene.processes) == 1
+
+
+def test_a_server_whose_model_cannot_be_mended_is_started_again(scene: Scene) -> None:
+    scene.ready()
+    scene.server.mended_by_load = False
+    scene.server.broken = {"protect"}
+    scene.wait_for(lambda: scene.processes[0].ended)
+    scene.server.broken = set()
+    scene.wait_for(lambda: len(scene.processes) == 2 and scene.processes[1].exit is None)
+    assert scene.end() == 0
+
+
+def new_weights(scene: Scene) -> None:
+    scene.models = {
+        name: ServedModel(entry=ENTRY, configs=model.configs, files={"model.onnx": b"2"})
+        for name, model in scene.models.items()
+    }
+
+
+def folders(scene: Scene) -> list[str]:
+    return sorted(
+        path.relative_to(scene.repository.folder).as_posix() for path in scene.repository.folder.glob("*/*/")
+    )
+
+
+def test_an_update_loads_new_versions_and_drops_the_old(scene: Scene) -> None:
+    scene.ready()
+    new_weights(scene)
+    scene.events.put(signal.SIGHUP)
+    scene.wait_for(lambda: folders(scene) == ["attributes/2", "protect/2"])
+    assert scene.server.calls == ["load protect", "load attributes"]
+    assert scene.end() == 0
+
+
+def test_a_bad_update_is_taken_back_for_every_model(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.ready()
+    new_weights(scene)
+    scene.server.bad_versions = {"2"}
+    scene.events.put(signal.SIGHUP)
+    scene.wait_for(lambda: len(scene.server.calls) == 3)
+    assert scene.end() == 0
+    assert scene.server.calls == ["load protect", "load protect", "load attributes"]
+    assert folders(scene) == ["attributes/1", "protect/1"]
+    assert "no update, the old version goes on serving: protect is broken" in caplog.text
+
+
+# Probes.
+
+
+class Busy(FakeServer):
+    """Turns the probe away; ``progress`` says how many others it answers meanwhile."""
+
+    def __init__(self, progress: int) -> None:
+        super().__init__()
+        self.progress, self.count = progress, 0
+
+    def infer(self, *args: Any, **kwargs: Any) -> dict[str, NDArray]:
+        raise TritonBusyError("Exceeds maximum queue size")
+
+    def completed(self, model: str) -> int:
+        self.count += self.progress
+        return self.count
+
+
+def test_a_busy_server_is_well_as_long_as_it_answers_others() -> None:
+    times = iter(range(100))
+    options = {"timeout_s": 3, "clock": lambda: float(next(times)), "sleep": lambda seconds: None}
+    check_well(Busy(1), "protect", ENTRY, **options)  # type: ignore[arg-type]
+    with pytest.raises(
+        ServingError, match="Exceeds maximum queue size, and no other request was answered in"
+    ):
+        check_well(Busy(0), "protect", ENTRY, **options)  # type: ignore[arg-type]
+
+
+def test_a_busy_server_becomes_ready_and_is_left_alone(scene: Scene) -> None:
+    scene.server = Busy(1)
+    scene.ready()
+    time.sleep(0.3)
+    assert scene.end() == 0
+    assert scene.server.calls == []
+    assert len(scene.processes) == 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({}, "found None"),
+        ({"y": np.zeros((1, 4), np.float32)}, r"found \(dtype\('float32'\), \(1, 4\)\)"),
+        ({"y": np.zeros((1, 3))}, "float64"),
+        ({"y": np.full((1, 3), np.nan, np.float32)}, "found NaN or infinity"),
+    ],
+)
+def test_an_answer_must_be_the_promised_one(
+    monkeypatch: pytest.MonkeyPatch, outputs: dict[str, NDArray], message: str
+) -> None:
+    server = FakeServer()
+    monkeypatch.setattr(server, "infer", lambda *args, **kwargs: outputs)
+    with pytest.raises(ServingError, match=message):
+        infer_once(server, "protect", ENTRY, timeout_s=1)
+
+
+# Real processes.
+
+CHILD = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print('2026-01-01T00:00:00Z E 1 main.cc:1] "it broke"', flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_is_heard_signalled_and_cleaned_up_after() -> None:
+    prefix = f"erasablemask-test-{os.getpid()}-"
+    region = Path("/dev/shm") / f"{prefix}x"
+    process = ServerProcess([sys.executable, "-c", CHILD], variables={}, memory_prefix=prefix)
+    try:
+        region.touch()
+        until = time.monotonic() + 10
+        while "it broke" not in process.last_errors() and time.monotonic() < until:
+            time.sleep(0.02)
+        assert process.last_errors() == 'main.cc:1] "it broke"'
+        assert process.status() is None
+        assert process.stubs() == {}
+        process.send(signal.SIGTERM)
+        assert process.wait(10) == 7
+    finally:
+        assert process.end() == 7
+    assert not region.exists()
+
+
+def test_a_killed_process_has_a_shells_status() -> None:
+    process = ServerProcess([sys.executable, "-c", CHILD], variables={}, memory_prefix="erasablemask-none-")
+    assert process.end() == 128 + signal.SIGKILL
+
+
+def test_a_program_that_is_not_there_ends_with_an_error() -> None:
+    process = ServerProcess(["/no/such/program"], variables={}, memory_prefix="erasablemask-none-")
+    assert process.wait(10) == 1
+    process.end()
+
+
+def test_a_process_ends_with_its_parent() -> None:
+    code = (
+        "import os, sys, time\n"
+        "from runtime.serving.process import ServerProcess\n"
+        "child = ServerProcess([sys.executable, '-c', 'import time; time.sleep(60)'], "
+        "variables={}, memory_prefix='erasablemask-none-')\n"
+        "time.sleep(1)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while is_running(child) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not is_running(child)
