@@ -7,7 +7,7 @@ TEST_VENV := .venv-test
 SERVE_VENV := .venv-serve
 TEST_EXTRAS := train,export,triton,openvino,verify,bench,dev
 
-.PHONY: demo test lint serve-env serve-test check-extras clean
+.PHONY: demo test lint serve-env serve-test bench-env check-extras clean
 
 ## demo: protect and erase the example photos with the shipped bundle; results in demo/
 demo: $(DEMO_VENV)/stamp
@@ -31,6 +31,10 @@ serve-env: $(TEST_VENV)/stamp
 ## serve-test: a real server with the shipped bundle, its answers, and what it does when something breaks
 serve-test: serve-env
 	$(TEST_VENV)/bin/python -m pytest tests/test_serve_*.py
+
+## bench-env: the load generator for `python -m benchmarks.serving`, into the server's environment
+bench-env: serve-env
+	$(SERVE_VENV)/bin/python -m pip install --quiet --no-deps tritonclient==2.51.0
 
 ## check-extras: each extra alone in a fresh environment, installed and imported (slow, many downloads)
 check-extras:

@@ -49,7 +49,8 @@ class Running:
     """A server that answers.
 
     Attributes:
-        process: of the server or what supervises it.
+        server: how it is set.
+        process: of the server, or of what supervises it.
         url: ``host:port``.
         protocol: ``grpc`` or ``http``.
     """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +17,11 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[bench]'")
 import uvicorn
 
-from benchmarks.perf_analyzer import LoadError, find, measure, read_table
+from benchmarks.perf_analyzer import Load, LoadError, find, measure, read_table
 from benchmarks.plain_server import application
+from benchmarks.served import Server, write_repository
+from benchmarks.serving import row_of
+from benchmarks.soak import by_minute, memory, slope_mib_per_hour
 from runtime.backends import create_backend
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
@@ -103,3 +110,64 @@ def test_a_generator_that_fails_is_quoted(tmp_path: Path) -> None:
     program.chmod(0o755)
     with pytest.raises(LoadError, match=r"failed at .*: failed to get model metadata"):
         measure(program, url="127.0.0.1:1", protocol="grpc", model="m", faces=1, concurrency=1, requests=1)
+
+
+def test_the_compared_repositories_differ_in_what_is_compared(tmp_path: Path) -> None:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    def config(name: str, server: Server) -> Any:
+        write_repository(default_bundle("public"), tmp_path / name, server)
+        assert (tmp_path / name / "attributes" / "1" / "model.onnx").is_file()
+        text = (tmp_path / name / "protect" / "config.pbtxt").read_text()
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+    fused = config("fused", Server(name="fused"))
+    single = config("single", Server(name="single", fused=False))
+    waiting = config("waiting", Server(name="waiting", delay_us=500, instances=2))
+    assert fused.HasField("dynamic_batching")
+    assert not single.HasField("dynamic_batching")
+    assert waiting.dynamic_batching.max_queue_delay_microseconds == 500
+    assert (fused.instance_group[0].count, waiting.instance_group[0].count) == (1, 2)
+    single.dynamic_batching.CopyFrom(fused.dynamic_batching)
+    assert single == fused
+
+
+def test_a_row_is_the_median_of_the_rounds() -> None:
+    loads = [
+        Load(concurrency=4, requests_per_s=rate, client_ms={"p50": 100 / rate}, server_ms={"queue": 1.0})
+        for rate in (10.0, 50.0, 20.0)
+    ]
+    row = row_of(Server(name="s"), list(zip(loads, (1.0, 2.0, 4.0), strict=True)))
+    assert (row["faces_per_s"], row["faces_per_s_range"], row["mean_batch"]) == (20.0, [10.0, 50.0], 2.0)
+    assert row["client_ms"] == {"p50": 5.0}
+
+
+def test_growth_is_a_slope_after_the_warm_up() -> None:
+    """10 MiB in the first 30 of 100 seconds do not count; 1 MiB in 100 s is 36 MiB an hour."""
+    samples = [{"s": float(s), "stub": 100 + min(s, 30) / 3 + s / 100} for s in range(0, 100, 5)]
+    assert slope_mib_per_hour(samples, "stub") == pytest.approx(36)
+
+
+def test_memory_is_that_of_the_process_and_its_children() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; x = b'1' * (64 << 20); print(flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    try:
+        sizes = memory(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
+    assert sizes["stub"] > 64
+    assert sizes["supervisor"] > 10
+
+
+def test_latencies_are_those_of_their_minute() -> None:
+    times = [(100.0 + s, 5.0 if s < 60 else 9.0) for s in range(90)]
+    assert by_minute(times, 100.0) == [
+        {"minute": 0, "requests": 60, "p50": 5.0, "p99": 5.0},
+        {"minute": 1, "requests": 30, "p50": 9.0, "p99": 9.0},
+    ]
