@@ -40,7 +40,8 @@ class Load:
 
     Attributes:
         concurrency: requests in flight, each sent when the one before it was answered.
-        requests_per_s: answered requests a second.
+        requests_per_s: answered requests a second: those in flight over their mean latency, for clients send
+            as soon as they are answered. The generator's own figure counts whole seconds.
         client_ms: quantiles of the time from sending to the answer, by name.
         server_ms: mean time of a request in each of the server's phases, by name.
     """
@@ -133,7 +134,7 @@ def read_table(text: str) -> Load:
 
     return Load(
         concurrency=int(row["Concurrency"]),
-        requests_per_s=float(row["Inferences/Second"]),
+        requests_per_s=int(row["Concurrency"]) / (float(row["Avg latency"]) / 1e6),
         client_ms=ms(_LATENCIES),
         server_ms=ms(_PHASES),
     )

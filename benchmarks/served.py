@@ -33,6 +33,7 @@ class Server:
         instances: processes of the model.
         fused: whether requests are fused into batches.
         delay_us: how long a batch may wait for more.
+        preferred: batch sizes that Triton prefers; None: as the configurations that are shipped.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Server:
     instances: int = 1
     fused: bool = True
     delay_us: int = 0
+    preferred: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,8 @@ def write_repository(bundle: Path, folder: Path, server: Server) -> None:
         text = configurations(opened, name, instances=server.instances)[ONNX.config]
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
         config.dynamic_batching.max_queue_delay_microseconds = server.delay_us
+        if server.preferred is not None:
+            config.dynamic_batching.preferred_batch_size[:] = server.preferred
         if not server.fused:
             config.ClearField("dynamic_batching")
         version = folder / name / "1"

@@ -57,7 +57,7 @@ FUSED, SINGLE, PLAIN = "fused batches", "batching off", "FastAPI"
 @click.option("--concurrency", "levels", multiple=True, type=click.IntRange(min=1), default=CONCURRENCIES)
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--sweep", is_flag=True, help="Compare delays, instances and threads instead of peers.")
+@click.option("--sweep", is_flag=True, help="Compare the knobs of fused batching instead of peers.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
 def main(
     bundle: Path | None,
@@ -106,7 +106,7 @@ def main(
 
 def peers(backend: str, threads: int) -> list[Server]:
     """What is compared: one and the same network behind three servers."""
-    common = {"backend": backend, "threads": threads}
+    common: dict[str, Any] = {"backend": backend, "threads": threads}
     return [
         Server(name=FUSED, **common),
         Server(name=SINGLE, fused=False, **common),
@@ -115,13 +115,24 @@ def peers(backend: str, threads: int) -> list[Server]:
 
 
 def swept(backend: str, threads: int) -> list[Server]:
-    """The knobs of fused batching: the wait for more requests, and how the cores are split."""
-    delays = [
-        Server(name=f"1 x {threads} threads, delay {us} us", backend=backend, threads=threads, delay_us=us)
-        for us in (0, 500, 2000, 5000)
+    """The knobs of fused batching: preferred sizes, the wait for more requests, how the cores are split."""
+    common: dict[str, Any] = {"backend": backend, "threads": threads}
+    preferences = [
+        Server(name=f"prefers {', '.join(map(str, sizes)) or 'nothing'}", preferred=sizes, **common)
+        for sizes in ((), (1,), (8,), (64,))
     ]
-    split = Server(name=f"{threads} x 1 thread, delay 0 us", backend=backend, threads=1, instances=threads)
-    return [*delays, split]
+    waits = [
+        Server(name=f"prefers nothing, waits {us} us", preferred=(), delay_us=us, **common)
+        for us in (500, 2000)
+    ]
+    split = Server(
+        name=f"prefers nothing, {threads} instances",
+        preferred=(),
+        backend=backend,
+        threads=1,
+        instances=threads,
+    )
+    return [*preferences, *waits, split]
 
 
 def in_process_ms(bundle: Path, backend: str, threads: int, calls: int = 60) -> float:
@@ -170,6 +181,7 @@ def row_of(server: Server, taken: Sequence[tuple[Load, float]]) -> dict[str, Any
         "threads": server.threads,
         "instances": server.instances,
         "delay_us": server.delay_us,
+        "preferred": None if server.preferred is None else list(server.preferred),
         "concurrency": loads[0].concurrency,
         "faces_per_s": median(rates),
         "faces_per_s_range": [min(rates), max(rates)],

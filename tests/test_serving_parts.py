@@ -249,7 +249,8 @@ def test_tritons_http_is_for_the_door_only_and_shared_memory_is_opened_when_aske
         settings(host="0.0.0.0", http_port=8000, metrics_port=8002, shared_memory=True)
     )
     flags = endpoint.server_flags()
-    assert "--grpc-address=0.0.0.0" in flags
+    assert "--grpc-address=127.0.0.1" in flags
+    assert "--metrics-address=0.0.0.0" in flags
     assert "--http-address=127.0.0.1" in flags
     assert f"--http-port={endpoint.http_port}" in flags
     assert endpoint.http_port not in (None, 8000)
@@ -273,8 +274,8 @@ def test_a_taken_port_is_an_error() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ServingError, match=rf"port {port} of 127.0.0.1: Address already in use; choose"):
-            check_free(Endpoint(host="127.0.0.1", grpc_port=port))
-    check_free(Endpoint(host="127.0.0.1", grpc_port=free_port()))
+            check_free(ServerSettings(role="public", bundle=Path(), grpc_port=port))
+    check_free(ServerSettings(role="public", bundle=Path(), grpc_port=free_port()))
 
 
 # The environment.

@@ -51,7 +51,7 @@ def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
     """
     events = listen()
     endpoint = arrangement.endpoint
-    check_free(endpoint)
+    check_free(settings)
     workplace = Path(tempfile.mkdtemp(prefix="erasablemask-serve-"))
     try:
         # Not by way of a name: the models' bytes, perhaps a secret, must not stay here while it runs.

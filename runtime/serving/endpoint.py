@@ -29,10 +29,11 @@ class Endpoint:
     """One server's addresses.
 
     Attributes:
-        host: that gRPC and metrics listen on.
-        grpc_port: for clients or a door.
+        host: that gRPC listens on.
+        grpc_port: for doors and the supervisor, never for clients.
         http_port: for the HTTP door, always on loopback; None: no HTTP.
         metrics_port: None: no metrics.
+        metrics_host: that they listen on.
         token: opens what is restricted; new for every run.
         restricted: kinds of calls that demand the token.
         tls: None: gRPC is in the clear.
@@ -43,6 +44,7 @@ class Endpoint:
     grpc_port: int
     http_port: int | None = None
     metrics_port: int | None = None
+    metrics_host: str = LOOPBACK
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     restricted: tuple[str, ...] = RESTRICTED
     tls: ClientTls | None = None
@@ -73,7 +75,7 @@ class Endpoint:
         if self.metrics_port is None:
             flags.append("--allow-metrics=false")
         else:
-            flags += [f"--metrics-address={self.host}", f"--metrics-port={self.metrics_port}"]
+            flags += [f"--metrics-address={self.metrics_host}", f"--metrics-port={self.metrics_port}"]
         return [*flags, *self.flags]
 
     def token_headers(self) -> dict[str, str]:
@@ -87,37 +89,38 @@ def address(host: str, port: int) -> str:
 
 
 def public_endpoint(settings: ServerSettings) -> Endpoint:
-    """gRPC and metrics where the settings say; HTTP on a port of its own that only a door should know."""
+    """Metrics where the settings say; gRPC and HTTP on ports of their own that only doors should know."""
     restricted = RESTRICTED
     if settings.shared_memory:
         restricted = tuple(api for api in RESTRICTED if api != "shared-memory")
     return Endpoint(
-        host=settings.host,
-        grpc_port=settings.grpc_port,
+        host=LOOPBACK,
+        grpc_port=free_port(),
         http_port=None if settings.http_port is None else free_port(),
         metrics_port=settings.metrics_port,
+        metrics_host=settings.host,
         restricted=restricted,
     )
 
 
-def check_free(endpoint: Endpoint) -> None:
+def check_free(settings: ServerSettings) -> None:
     """Refuses ports on which something else listens, which would answer in the new server's place.
 
     Raises:
         ServingError: a port is taken, or the host is no address of this machine.
     """
-    for port in (endpoint.grpc_port, endpoint.metrics_port):
+    for port in (settings.grpc_port, settings.http_port, settings.metrics_port):
         if port is None:
             continue
         try:
-            family = socket.getaddrinfo(endpoint.host, port, type=socket.SOCK_STREAM)[0][0]
+            family = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM)[0][0]
             with socket.socket(family) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((endpoint.host, port))
+                probe.bind((settings.host, port))
         except OSError as error:
             raise ServingError(
-                f"cannot listen on port {port} of {endpoint.host}: {error.strerror or error}; "
-                "choose another --grpc-port, --metrics-port or --host"
+                f"cannot listen on port {port} of {settings.host}: {error.strerror or error}; "
+                "choose another port or --host"
             ) from error
 
 

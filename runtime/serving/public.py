@@ -1,4 +1,4 @@
-"""The public server: ``protect`` and ``attributes``, gRPC from Triton itself, HTTP through a door."""
+"""The public server: ``protect`` and ``attributes``, over gRPC and HTTP, each through its door."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ..manifest import Manifest
 from .arrangement import Arrangement
-from .endpoint import Endpoint, public_endpoint
+from .endpoint import Endpoint, address, public_endpoint
+from .grpc_door import GrpcDoor
 from .http_door import HttpDoor
 from .repository import MODELS, ServedModel, models_of, open_role, platform_named
 from .settings import ServerSettings
@@ -36,14 +37,26 @@ def arrange_public(settings: ServerSettings) -> Arrangement:
 
 
 def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifest) -> Sequence[OpenDoor]:
-    """The HTTP door, if HTTP is on: from ``settings.host`` and ``http_port`` to ``endpoint.http_port``."""
+    """The gRPC door, and the HTTP door if HTTP is on."""
+    models = {name: manifest.models[name] for name in MODELS["public"]}
+
+    def open_grpc() -> GrpcDoor:
+        return GrpcDoor(
+            models,
+            max_batch=manifest.max_batch,
+            upstream=endpoint.grpc_url,
+            address=address(settings.host, settings.grpc_port),
+            shared_memory=settings.shared_memory,
+            drain_s=settings.drain_s,
+        ).start()
+
     http_port, upstream_port = settings.http_port, endpoint.http_port
     if http_port is None or upstream_port is None:
-        return ()
+        return (open_grpc,)
 
-    def open_door() -> HttpDoor:
+    def open_http() -> HttpDoor:
         return HttpDoor(
-            {name: manifest.models[name] for name in MODELS["public"]},
+            models,
             max_batch=manifest.max_batch,
             upstream_port=upstream_port,
             host=settings.host,
@@ -51,4 +64,4 @@ def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifes
             drain_s=settings.drain_s,
         ).start()
 
-    return (open_door,)
+    return open_grpc, open_http

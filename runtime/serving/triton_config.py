@@ -14,15 +14,13 @@ from ..manifest import ModelFile, TensorSpec
 
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
-# The queue counts requests, and the smallest is one face: two full batches may wait behind the running one.
-QUEUED_BATCHES = 2
-# A queue of one-face requests on two slow cores, at 13 ms a face, is worked off in less.
-QUEUE_TIMEOUT_US = 2_000_000
+# Batches that a backend may prepare for, beside the largest: those that OpenVINO has programs for.
+_WARM = (1, 2, 4, 8)
 
 _HEADER = """\
 # Written by `python -m export.repository` from a bundle's manifest; change the generator, not this file.
 # Values that are Protocol Buffers' defaults hold without being printed: max_queue_delay_microseconds 0,
-# timeout_action REJECT, response_cache disabled{unprinted_kind}.
+# response_cache disabled{unprinted_kind}.
 """
 
 
@@ -77,8 +75,10 @@ def config_text(
         input=[pb.ModelInput(**_tensor(spec)) for spec in entry.inputs],
         output=[pb.ModelOutput(**_tensor(spec)) for spec in entry.outputs],
         instance_group=[pb.ModelInstanceGroup(kind=platform.kind, count=instances)],
-        dynamic_batching=_dynamic_batching(pb, max_batch),
-        model_warmup=[_warmup(pb, entry, batch) for batch in sorted({1, max_batch})],
+        dynamic_batching=_dynamic_batching(pb),
+        model_warmup=[
+            _warmup(pb, entry, batch) for batch in sorted({max_batch, *(n for n in _WARM if n < max_batch)})
+        ],
         response_cache=pb.ModelResponseCache(enable=False),
     )
     header = _HEADER.format(unprinted_kind=", KIND_AUTO" if platform.kind == "KIND_AUTO" else "")
@@ -120,22 +120,15 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "data_type": DATA_TYPES[spec.dtype], "dims": spec.shape[1:]}
 
 
-def _dynamic_batching(pb: Any, max_batch: int) -> Any:
-    """Takes what waits as one batch, without waiting for more, and turns requests away when too many wait.
+def _dynamic_batching(pb: Any) -> Any:
+    """Takes what waits as one batch, as soon as the network is free.
 
-    Without a delay, Triton closes a batch as soon as it has a preferred size, even while it must wait for
-    the running one. A size below the largest would therefore make batches smaller, never larger.
+    Nothing waits for others to come: a lone request would wait for all of it. No size is preferred, because
+    Triton closes a batch that has one, even while it must wait. And the queue has neither bound nor time-out:
+    with either, Triton prepares no batch while another runs, and requests that all came meanwhile lie there
+    until the next one comes, or for half a second. Doors bound what is in flight (``grpc_door.py``).
     """
-    return pb.ModelDynamicBatching(
-        preferred_batch_size=[max_batch],
-        max_queue_delay_microseconds=0,  # a lone request would wait for all of it
-        default_queue_policy=pb.ModelQueuePolicy(
-            timeout_action="REJECT",
-            default_timeout_microseconds=QUEUE_TIMEOUT_US,
-            allow_timeout_override=True,  # a request may ask for less, never for more
-            max_queue_size=QUEUED_BATCHES * max_batch,
-        ),
-    )
+    return pb.ModelDynamicBatching(max_queue_delay_microseconds=0)
 
 
 def _warmup(pb: Any, entry: ModelFile, batch: int) -> Any:

@@ -1,0 +1,226 @@
+"""A proxy before the public Triton's gRPC port that checks every request and says "busy" in time.
+
+Triton could bound its queue itself, but with a bound, or with time-outs, its batcher prepares no batch while
+another runs, and then may sleep for half a second with requests in its queue (docs/serving.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from ..closing import Closing
+from ..errors import MissingExtraError, ServingError
+from ..manifest import ModelFile
+from .grpc_checks import RefusedError, check_infer, check_model, message_limit
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+
+SERVICE = "inference.GRPCInferenceService"
+# Batches of faces in flight; beyond, the door is busy. One is computed, the others wait.
+BATCHES_IN_FLIGHT = 3
+
+_ABOUT_SERVER = ("ServerLive", "ServerReady", "ServerMetadata")
+_ABOUT_MODEL = ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
+_SHARED_MEMORY = ("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister")
+_HEALTH_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class GrpcDoor(Closing):
+    """Runs the proxy in a thread of its own from ``start`` to ``close``. A context manager that starts it.
+
+    Open: health, metadata, configuration, statistics and inference of the models; with ``shared_memory`` also
+    its registration. Nothing else of the protocol is implemented.
+
+    Args:
+        models: the networks that are served, of a bundle's manifest.
+        max_batch: faces in one request at most.
+        upstream: Triton's gRPC, ``host:port``.
+        address: where to listen, ``host:port``; port 0 takes a free one, see ``port``.
+        shared_memory: let clients on this machine pass tensors so.
+        answer_s: longest wait for Triton, if the client's deadline is not sooner.
+        drain_s: how long closing waits for the requests in flight.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelFile],
+        *,
+        max_batch: int,
+        upstream: str,
+        address: str,
+        shared_memory: bool = False,
+        answer_s: float = 120.0,
+        drain_s: float = 30.0,
+    ) -> None:
+        self.port = 0
+        self._models, self._max_batch = dict(models), max_batch
+        self._upstream, self._address = upstream, address
+        self._shared_memory, self._answer_s, self._drain_s = shared_memory, answer_s, drain_s
+        self._faces, self._limit = 0, BATCHES_IN_FLIGHT * max_batch
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def start(self) -> Self:
+        """Listens; returns the door itself when its port is open.
+
+        Raises:
+            MissingExtraError: tritonclient is not installed.
+            ServingError: the port cannot be opened.
+        """
+        try:
+            from tritonclient.grpc import service_pb2  # noqa: F401
+        except (ImportError, RuntimeError) as error:  # tritonclient's own error without gRPC is the latter
+            raise MissingExtraError("tritonclient", "triton") from error
+        opened = threading.Event()
+        failed: list[RuntimeError] = []
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(opened, failed)), name="grpc-door", daemon=True
+        )
+        self._thread.start()
+        opened.wait()
+        if failed:
+            self._thread.join()
+            self._thread = None
+            raise ServingError(f"cannot listen on {self._address}: {failed[0]}; choose another port")
+        return self
+
+    def close(self) -> None:
+        """Takes no more requests, and waits for those in flight. Closing twice does nothing."""
+        if self._thread is None or self._loop is None or self._stop is None:
+            return
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    async def _serve(self, opened: threading.Event, failed: list[RuntimeError]) -> None:
+        import grpc.aio
+
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        size = message_limit(self._models, self._max_batch)
+        limits = (("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size))
+        # A restarted Triton is found at once, and a proxy from the environment is none for this machine.
+        options = (*limits, ("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0))
+        async with grpc.aio.insecure_channel(self._upstream, options=options) as channel:
+            server = grpc.aio.server(
+                options=(
+                    *limits,
+                    # Two doors on one port would share the clients between them without a word.
+                    ("grpc.so_reuseport", 0),
+                    # No compression: a small message must not unfold into a large one.
+                    ("grpc.compression_enabled_algorithms_bitset", 1),
+                )
+            )
+            server.add_generic_rpc_handlers((self._handlers(channel),))
+            try:
+                self.port = server.add_insecure_port(self._address)
+                await server.start()
+            except RuntimeError as error:
+                failed.append(error)
+                return
+            finally:
+                opened.set()
+            await self._stop.wait()
+            await server.stop(self._drain_s)
+
+    def _handlers(self, channel: grpc.aio.Channel) -> grpc.GenericRpcHandler:
+        """Answers are passed on as the bytes they came as, and so are requests, once they are checked."""
+        import grpc
+
+        questions = _ABOUT_SERVER + _ABOUT_MODEL + (_SHARED_MEMORY if self._shared_memory else ())
+        methods = {name: self._question(channel, name) for name in questions}
+        methods["ModelInfer"] = self._infer(channel)
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                name: grpc.unary_unary_rpc_method_handler(_refusals_as_status(method))
+                for name, method in methods.items()
+            },
+        )
+
+    def _question(self, channel: grpc.aio.Channel, name: str) -> Method:
+        from tritonclient.grpc import service_pb2
+
+        ask = channel.unary_unary(f"/{SERVICE}/{name}")
+        message = getattr(service_pb2, f"{name}Request")
+
+        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            if name in _ABOUT_MODEL:
+                request = _parsed(message, data)
+                if request.name or name != "ModelStatistics":  # which without a name is of all models
+                    check_model(self._models, request.name)
+            return await ask(data, timeout=_sooner(context, _HEALTH_TIMEOUT_S))
+
+        return handle
+
+    def _infer(self, channel: grpc.aio.Channel) -> Method:
+        from tritonclient.grpc import service_pb2
+
+        ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+
+        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            request = _parsed(service_pb2.ModelInferRequest, data)
+            entry = check_model(self._models, request.model_name)
+            faces = check_infer(request, entry, self._max_batch, shared_memory=self._shared_memory)
+            with self._room(faces):
+                return await ask(data, timeout=_sooner(context, self._answer_s))
+
+        return handle
+
+    @contextmanager
+    def _room(self, faces: int) -> Iterator[None]:
+        """Counts the faces in flight."""
+        if self._faces + faces > self._limit:
+            raise RefusedError("RESOURCE_EXHAUSTED", "busy; try again")
+        self._faces += faces
+        try:
+            yield
+        finally:
+            self._faces -= faces
+
+
+def _refusals_as_status(method: Method) -> Method:
+    """What is refused, here or by Triton, as the call's status."""
+    import grpc
+    import grpc.aio
+
+    async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        try:
+            return await method(data, context)
+        except RefusedError as error:
+            code, message = error.code, str(error)
+        except grpc.aio.AioRpcError as error:
+            code, message = error.code().name, error.details() or "the server did not answer"
+        logger.info("refused with %s", code)
+        await context.abort(grpc.StatusCode[code], message)
+        raise AssertionError("abort returned")
+
+    return handle
+
+
+def _parsed(message: Any, data: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+
+    try:
+        return message.FromString(data)
+    except DecodeError as error:
+        raise RefusedError("INVALID_ARGUMENT", "the request is no message of this protocol") from error
+
+
+def _sooner(context: grpc.aio.ServicerContext, timeout_s: float) -> float:
+    """The client's deadline, or ours if that is sooner."""
+    remaining_s = context.time_remaining()
+    return timeout_s if remaining_s is None else min(remaining_s, timeout_s)
