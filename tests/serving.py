@@ -1,4 +1,4 @@
-"""A real server for tests: the command line's ``serve`` in a process, and a client of its gRPC."""
+"""A real server for tests: the command line's ``serve`` in a process, and clients of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from runtime.serving.certificate_maker import CertificateMaker
 from runtime.serving.endpoint import free_port
 from runtime.serving.environment import what_is_wrong
 from runtime.serving.settings import DEFAULT_ENVIRONMENT
+from runtime.shipped import default_bundle
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = Path(os.environ.get("ERASABLEMASK_SERVE_ENVIRONMENT", ROOT / DEFAULT_ENVIRONMENT))
 THREADS = 2
+ERASABLEMASK = (sys.executable, "-m", "runtime.cli")
 
 
 def skip_without_server() -> None:
@@ -35,10 +40,10 @@ def skip_without_server() -> None:
 class Running:
     """A server under its supervisor."""
 
-    def __init__(self, process: subprocess.Popen, log: Path, grpc_port: int, metrics_port: int) -> None:
+    def __init__(self, process: subprocess.Popen, log: Path, ports: dict[str, int]) -> None:
         self.process = process
-        self.url = f"127.0.0.1:{grpc_port}"
-        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+        self.ports = ports
+        self.url = f"127.0.0.1:{ports['grpc']}"
         self._log = log
 
     def log(self) -> str:
@@ -58,31 +63,98 @@ class Running:
     def stub_pid(self, model: str) -> int:
         return next(pid for pid, line in children(self.triton_pid()).items() if f"/{model}/" in line)
 
+    def flag(self, name: str) -> str:
+        """What Triton was told on its own command line."""
+        line = Path(f"/proc/{self.triton_pid()}/cmdline").read_bytes().decode()
+        (found,) = [part for part in line.split("\0") if part.startswith(f"--{name}=")]
+        return found.partition("=")[2]
+
+    def repository(self) -> Path:
+        """The private model repository."""
+        return Path(self.flag("model-repository"))
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
 
 @contextmanager
-def serving(folder: Path, *options: str, bundle: Path | None = None) -> Iterator[Running]:
-    """Starts ``erasablemask serve --role public`` and waits until it is ready."""
-    grpc_port, metrics_port = free_port(), free_port()
+def serving(
+    folder: Path, *options: str, role: str = "public", bundle: Path | None = None
+) -> Iterator[Running]:
+    """Starts ``erasablemask serve`` and waits until it is ready."""
+    ports = {"grpc": free_port()}
+    if role == "public":
+        ports |= {"http": free_port(), "metrics": free_port()}
     log = folder / "serve.log"
-    command = [sys.executable, "-m", "runtime.cli", "serve", "--role", "public"]
-    command += ["--environment", str(ENVIRONMENT), "--threads", str(THREADS)]
-    command += ["--grpc-port", str(grpc_port), "--metrics-port", str(metrics_port), *options]
+    command = [*ERASABLEMASK, "serve", "--role", role]
+    command += ["--environment", str(ENVIRONMENT), "--threads", str(THREADS), *options]
+    for name, port in ports.items():
+        command += [f"--{name}-port", str(port)]
     if bundle is not None:
         command += ["--bundle", str(bundle)]
     with log.open("w") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)
     try:
-        server = Running(process, log, grpc_port, metrics_port)
+        server = Running(process, log, ports)
         server.wait_for("ready: ")
         yield server
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+def erasablemask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own."""
+    command = [*ERASABLEMASK, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@dataclass(frozen=True)
+class AuthorityFiles:
+    """What an authority has on its disk to start a server, and its client ``clerk`` to reach it.
+
+    Attributes:
+        folder: certificates.
+        audit_log: not there yet.
+        maker: another CA, whose clients the server takes, too.
+    """
+
+    folder: Path
+    audit_log: Path
+    maker: CertificateMaker
+
+    def options(self, **changes: Path | None) -> list[str]:
+        """For ``serve``; one that is changed to None is left out."""
+        files: dict[str, Path | None] = {
+            "server-certificate": self.folder / "server.pem",
+            "server-key": self.folder / "server.key",
+            "client-ca": self.folder / "clients.pem",
+            "audit-log": self.audit_log,
+            "key-file": default_bundle("authority") / "demo.key",
+        }
+        files |= {name.replace("_", "-"): path for name, path in changes.items()}
+        return [text for name, path in files.items() if path is not None for text in (f"--{name}", str(path))]
+
+    def tls(self, client: Path | None = None) -> list[str]:
+        """For a client's command; ``client`` is a certificate with its key beside it."""
+        client = client or self.folder / "clerk.pem"
+        return [
+            *("--tls-ca", str(self.folder / "ca.pem")),
+            *("--tls-cert", str(client), "--tls-key", str(client.with_suffix(".key"))),
+        ]
+
+
+def authority_files(folder: Path) -> AuthorityFiles:
+    """Made as a newcomer makes them."""
+    certificates = folder / "certificates"
+    done = erasablemask("certificates", certificates, "--client", "clerk")
+    assert done.returncode == 0, done.stderr
+    maker = CertificateMaker("second CA", timedelta(days=1))
+    known = (certificates / "ca.pem").read_bytes() + maker.ca.certificate
+    (certificates / "clients.pem").write_bytes(known)
+    return AuthorityFiles(certificates, folder / "audit.log", maker)
 
 
 def children(pid: int) -> dict[int, str]:

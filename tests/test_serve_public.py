@@ -6,8 +6,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -26,11 +24,11 @@ from runtime.manifest import MANIFEST_NAME, open_bundle, sha256_of
 from runtime.serving.endpoint import RESTRICTED
 from runtime.shipped import default_bundle
 from tests.serving import (
-    ROOT,
     THREADS,
     Running,
     children,
     client,
+    erasablemask,
     face_inputs,
     is_running,
     protect,
@@ -149,7 +147,11 @@ def test_the_public_server_has_no_restorer(server: Running) -> None:
 
 def test_metrics_count_faces_batches_and_stages(server: Running) -> None:
     def faces() -> float:
-        text = urllib.request.urlopen(server.metrics_url, timeout=10).read().decode()
+        text = (
+            urllib.request.urlopen(f"http://127.0.0.1:{server.ports['metrics']}/metrics", timeout=10)
+            .read()
+            .decode()
+        )
         for stage in ("gather", "compute", "split"):
             assert f'erasablemask_stage_seconds_total{{model="protect",stage="{stage}"}}' in text
         assert 'erasablemask_batches_total{model="protect"}' in text
@@ -237,14 +239,11 @@ def test_calls_that_change_the_server_demand_the_token(server: Running) -> None:
 
 
 def test_health_runs_an_inference(server: Running) -> None:
-    def health(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "runtime.cli", "health", *options]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-
-    done = health("--url", f"grpc://{server.url}")
-    assert (done.returncode, done.stdout) == (0, f"grpc://{server.url}: protect, attributes answered\n")
-    assert health("--url", f"grpc://{server.url}", "--model", "restore").returncode == 1
-    nobody = health("--url", "grpc://127.0.0.1:1")
+    url = f"grpc://{server.url}"
+    done = erasablemask("health", "--url", url)
+    assert (done.returncode, done.stdout) == (0, f"{url}: protect, attributes answered\n")
+    assert erasablemask("health", "--url", url, "--model", "restore").returncode == 1
+    nobody = erasablemask("health", "--url", "grpc://127.0.0.1:1")
     assert nobody.returncode == 1
     assert "Error: Triton could not describe protect: UNAVAILABLE" in nobody.stderr
 
@@ -323,7 +322,7 @@ def test_updates_are_served_if_they_prove_well(tmp_path: Path, bundle: Path, exp
         version, answer = version_and_answer()
         assert version == "1"
         np.testing.assert_array_equal(answer, expected[0])
-        (workplace,) = Path(server_folder(server)).glob("models/protect")
+        (workplace,) = server.repository().glob("protect")
         assert sorted(path.name for path in workplace.iterdir() if path.is_dir()) == ["1", "configs"]
 
         replace_model(bundle, "protect", inverted(good))
@@ -336,13 +335,6 @@ def test_updates_are_served_if_they_prove_well(tmp_path: Path, bundle: Path, exp
         change_manifest(bundle, max_batch=8)
         update("has other tensors, batch sizes or instances than the one served")
         np.testing.assert_array_equal(version_and_answer()[1], 255 - expected[0])
-
-
-def server_folder(server: Running) -> str:
-    """The private folder, from Triton's own command line."""
-    line = Path(f"/proc/{server.triton_pid()}/cmdline").read_bytes().decode()
-    (flag,) = [part for part in line.split("\0") if part.startswith("--model-repository=")]
-    return str(Path(flag.partition("=")[2]).parent)
 
 
 def test_a_full_queue_answers_busy_at_once(tmp_path: Path, bundle: Path) -> None:
@@ -410,7 +402,7 @@ def counts_pending(opened: Any) -> bool:
 
 def test_triton_ends_with_its_supervisor(tmp_path: Path, bundle: Path) -> None:
     with serving(tmp_path, bundle=bundle) as server:
-        triton, folder = server.triton_pid(), server_folder(server)
+        triton, folder = server.triton_pid(), server.repository().parent
         server.process.kill()
         server.process.wait(10)
         until = time.monotonic() + 20
