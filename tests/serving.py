@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -188,26 +189,31 @@ def face_inputs(count: int, seed: int = 0) -> dict[str, NDArray]:
     }
 
 
-def tensors(inputs: dict[str, NDArray]) -> list[Any]:
-    import tritonclient.grpc as grpc
-
+def tensors(inputs: dict[str, NDArray], *, http: bool = False) -> list[Any]:
+    library = importlib.import_module(f"tritonclient.{'http' if http else 'grpc'}")
     types = {"uint8": "UINT8", "float32": "FP32", "int32": "INT32"}
     found = []
     for name, values in inputs.items():
-        tensor = grpc.InferInput(name, values.shape, types[values.dtype.name])
+        tensor = library.InferInput(name, values.shape, types[values.dtype.name])
         tensor.set_data_from_numpy(values)
         found.append(tensor)
     return found
 
 
 @contextmanager
-def client(server: Running) -> Iterator[Any]:
-    import tritonclient.grpc as grpc
+def client(server: Running, *, http: bool = False) -> Iterator[Any]:
+    """Over gRPC, or over HTTP through the door."""
+    if http:
+        from tritonclient.http import InferenceServerClient
 
-    opened = grpc.InferenceServerClient(
-        server.url,
-        channel_args=[("grpc.max_reconnect_backoff_ms", 300), ("grpc.use_local_subchannel_pool", 1)],
-    )
+        opened = InferenceServerClient(f"127.0.0.1:{server.ports['http']}", network_timeout=30)
+    else:
+        from tritonclient.grpc import InferenceServerClient
+
+        opened = InferenceServerClient(
+            server.url,
+            channel_args=[("grpc.max_reconnect_backoff_ms", 300), ("grpc.use_local_subchannel_pool", 1)],
+        )
     try:
         yield opened
     finally:
@@ -215,8 +221,9 @@ def client(server: Running) -> Iterator[Any]:
 
 
 def protect(opened: Any, inputs: dict[str, NDArray], timeout_s: float = 30) -> NDArray:
-    result = opened.infer("protect", tensors(inputs), client_timeout=timeout_s)
-    protected: NDArray = result.as_numpy("protected")
+    http = type(opened).__module__.startswith("tritonclient.http")
+    options = {} if http else {"client_timeout": timeout_s}
+    protected: NDArray = opened.infer("protect", tensors(inputs, http=http), **options).as_numpy("protected")
     return protected
 
 
