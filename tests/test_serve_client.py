@@ -116,16 +116,29 @@ def test_knobs_that_are_no_numbers_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("rows", "cut", "message"),
-    [(1_000_000, 0, "batch size does not match other inputs"), (1, 1, "byte size mismatch")],
+    ("network", "rows", "cut", "message"),
+    [
+        ("protect", 1_000_000, 0, "batch size does not match other inputs"),
+        ("protect", 2**63 - 1, 0, "batch size does not match other inputs"),
+        ("protect", -1, 0, "batch size does not match other inputs"),
+        ("protect", 1, 1, "byte size mismatch"),
+        ("attributes", 1_000_000, 0, "batch-size must be <= 64"),
+        ("attributes", 2**63 - 1, 0, "byte size mismatch"),
+        ("attributes", -1, 0, "byte size mismatch"),
+        ("attributes", 2**40, 0, "max allowed is 64"),  # Triton counts rows modulo 2**32
+        ("attributes", 0, 0, "max allowed is 64"),
+        ("attributes", 1, 49152, "byte size mismatch"),
+    ],
 )
 def test_what_no_client_library_sends_is_refused(
-    running: Running, still_serves: Callable[[], None], rows: int, cut: int, message: str
+    running: Running, still_serves: Callable[[], None], network: str, rows: int, cut: int, message: str
 ) -> None:
-    """Faces that claim to be more than they are, and faces that end too soon."""
-    request = messages.ModelInferRequest(model_name="protect")
+    """One face that claims to be more or fewer than it is, and one that ends too soon."""
+    request = messages.ModelInferRequest(model_name=network)
     for name, values in inputs_of(1).items():
         faces = name == "faces"
+        if network == "attributes" and not faces:
+            continue
         shape = [rows, *values.shape[1:]] if faces else values.shape
         request.inputs.add(name=name, datatype="UINT8" if faces else "FP32", shape=shape)
         request.raw_input_contents.append(values.tobytes()[: values.nbytes - cut * faces])
