@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import resource
@@ -90,7 +91,8 @@ def authority(folder: Path, bundle: Path | None = None, log: Path | None = None)
     files, started = authority_files(folder), time.time()
     if log is not None:
         files = dataclasses.replace(files, audit_log=log)
-    with serving(folder, *files.options(), role="authority", bundle=bundle) as server:
+    options = [*files.options(), "--log-format", "json"]
+    with serving(folder, *options, role="authority", bundle=bundle) as server:
         yield Served(server, files, started)
 
 
@@ -200,6 +202,8 @@ def test_other_certificates_are_refused_and_no_file_is_written(
     assert re.search(r"Error: .*certificate", done.stderr), done.stderr
     assert not out.exists()
     assert len(served.audit()) == before
+    for line in served.server.log().splitlines():
+        assert json.loads(line)["message"], line
 
 
 def test_it_restores_and_nothing_else(served: Served, tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from runtime.shipped import default_bundle
 
 
 @pytest.fixture(autouse=True)
-def _process() -> Iterator[None]:
+def _process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command takes over the package's log and the signals of the process; tests give them back."""
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
     root = logging.getLogger("runtime")
     log = root.handlers, root.level, root.propagate
     handlers = {number: signal.getsignal(number) for number in (*END, UPDATE)}

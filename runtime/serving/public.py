@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from ..manifest import Manifest
 from .arrangement import Arrangement
-from .endpoint import Endpoint, public_endpoint
+from .endpoint import Endpoint, address, public_endpoint
 from .http_door import HttpDoor
 from .repository import MODELS, ServedModel, models_of, open_role, platform_named
 from .settings import ServerSettings
 from .supervisor import OpenDoor
+
+logger = logging.getLogger(__name__)
 
 
 def arrange_public(settings: ServerSettings) -> Arrangement:
@@ -42,7 +45,7 @@ def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifes
         return ()
 
     def open_door() -> HttpDoor:
-        return HttpDoor(
+        door = HttpDoor(
             {name: manifest.models[name] for name in MODELS["public"]},
             max_batch=manifest.max_batch,
             upstream_port=upstream_port,
@@ -50,5 +53,7 @@ def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifes
             port=http_port,
             drain_s=settings.drain_s,
         ).start()
+        logger.info("for clients: http://%s", address(settings.host, door.port))
+        return door
 
     return (open_door,)
