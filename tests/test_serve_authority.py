@@ -64,15 +64,15 @@ class Served:
         return ["--backend", "triton", "--url", f"grpcs://{self.server.url}"]
 
     @contextmanager
-    def connect(self) -> Iterator[Callable[[int], NDArray]]:
+    def connect(self) -> Iterator[Callable[..., NDArray]]:
         """The client ``clerk``: restores the faces of a seed."""
         ca, certificate, key = (self.files.folder / name for name in ("ca.pem", "clerk.pem", "clerk.key"))
         credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in (ca, key, certificate)))
         with grpc.secure_channel(self.server.url, credentials, [("grpc.use_local_subchannel_pool", 1)]) as on:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(on)
 
-            def restore(seed: int) -> NDArray:
-                array = faces(seed)
+            def restore(seed: int, count: int = 1) -> NDArray:
+                array = faces(seed, count)
                 answer = stub.ModelInfer(request_of(array), timeout=30)
                 return np.frombuffer(answer.raw_output_contents[0], np.uint8).reshape(array.shape)
 
@@ -123,10 +123,10 @@ def restorer() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def expected(restorer: bytes) -> Callable[[int], NDArray]:
+def expected(restorer: bytes) -> Callable[..., NDArray]:
     """What a local run makes of the faces of a seed."""
     backend = create_backend("ort-cpu", restorer, threads=THREADS)
-    return lambda seed: backend.run({"faces": faces(seed)})["restored"]
+    return lambda seed, count=1: backend.run({"faces": faces(seed, count)})["restored"]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_certificate_is_enough_to_erase_as_locally_bit_for_bit(
     assert "CN=clerk" in shown
 
 
-def test_a_record_holds_hashes_and_no_picture(served: Served, expected: Callable[[int], NDArray]) -> None:
+def test_a_record_holds_hashes_and_no_picture(served: Served, expected: Callable[..., NDArray]) -> None:
     with served.connect() as restore:
         restored = restore(7)
     np.testing.assert_array_equal(restored, expected(7))
@@ -304,7 +304,7 @@ def test_it_does_not_start_without_its_certificates_and_the_right_key(
 
 
 def test_kills_cost_what_is_in_flight_and_an_update_is_recorded(
-    tmp_path: Path, bundle: Path, restorer: bytes, expected: Callable[[int], NDArray]
+    tmp_path: Path, bundle: Path, restorer: bytes, expected: Callable[..., NDArray]
 ) -> None:
     with authority(tmp_path, bundle) as served:
         server = served.server
@@ -340,7 +340,7 @@ def test_kills_cost_what_is_in_flight_and_an_update_is_recorded(
 
 
 def load_while(
-    served: Served, fault: Callable[[], None], expected: Callable[[int], NDArray], clients: int = 4
+    served: Served, fault: Callable[[], None], expected: Callable[..., NDArray], clients: int = 4
 ) -> int:
     """Clients that ask until each has got right answers after a fault; how many they got."""
     done, rounds = threading.Event(), 3
@@ -398,17 +398,23 @@ def inverted(data: bytes) -> bytes:
 
 
 def test_erasures_in_flight_are_finished_before_the_end(
-    tmp_path: Path, bundle: Path, expected: Callable[[int], NDArray]
+    tmp_path: Path, bundle: Path, expected: Callable[..., NDArray]
 ) -> None:
     with authority(tmp_path, bundle) as served, served.connect() as restore, ThreadPoolExecutor(8) as pool:
         restore(0)
-        work = [pool.submit(restore, seed) for seed in range(8)]
+        together = threading.Barrier(8)
+
+        def ask(seed: int) -> NDArray:
+            together.wait(30)
+            return restore(seed, 4)
+
+        work = [pool.submit(ask, seed) for seed in range(8)]
         until = time.monotonic() + 10
         while not any(one.done() for one in work) and time.monotonic() < until:
             time.sleep(0.002)
         served.server.process.send_signal(signal.SIGTERM)
         for seed, one in enumerate(work):
-            np.testing.assert_array_equal(one.result(30), expected(seed))
+            np.testing.assert_array_equal(one.result(30), expected(seed, 4))
         assert served.server.process.wait(40) == 0
         assert [record["outcome"] for record in served.audit()] == ["restored"] * 9
 
@@ -428,7 +434,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_nothing_is_restored_while_the_logs_disk_is_full(
-    tmp_path: Path, bundle: Path, small_disk: Path, expected: Callable[[int], NDArray]
+    tmp_path: Path, bundle: Path, small_disk: Path, expected: Callable[..., NDArray]
 ) -> None:
     with authority(tmp_path, bundle, small_disk / "audit.log") as served, served.connect() as restore:
         restore(0)
@@ -443,7 +449,7 @@ def test_nothing_is_restored_while_the_logs_disk_is_full(
 
 
 def test_nothing_is_restored_while_the_log_cannot_grow(
-    served: Served, expected: Callable[[int], NDArray]
+    served: Served, expected: Callable[..., NDArray]
 ) -> None:
     """The same where no disk can be filled: a limit on the server's files."""
     before, pid = len(served.audit()), served.server.process.pid
@@ -460,7 +466,7 @@ def test_nothing_is_restored_while_the_log_cannot_grow(
     assert len(served.audit()) == before + answered + 1
 
 
-def until_refused(restore: Callable[[int], NDArray]) -> int:
+def until_refused(restore: Callable[..., NDArray]) -> int:
     """How many erasures there was room for."""
     answered = 0
     while answered < 100:
@@ -474,7 +480,7 @@ def until_refused(restore: Callable[[int], NDArray]) -> int:
     return answered
 
 
-def refusals_then(restore: Callable[[int], NDArray], make_room: Callable[[], Any]) -> NDArray:
+def refusals_then(restore: Callable[..., NDArray], make_room: Callable[[], Any]) -> NDArray:
     """The answer once there is room, and none before."""
     for _ in range(3):
         assert "cannot be recorded" in refused(lambda: restore(0)).details()
