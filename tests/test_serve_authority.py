@@ -41,6 +41,7 @@ from tests.serving import (
     authority_files,
     children,
     erasablemask,
+    files_holding,
     is_running,
     serving,
     skip_without_server,
@@ -261,22 +262,6 @@ def test_the_restorer_is_in_no_file_while_it_is_served(
     (tmp_path / "control").unlink()
     link = served.server.repository() / "restore" / "1" / "model.onnx"
     assert str(link.readlink()).startswith(f"/proc/{served.server.process.pid}/fd/")
-
-
-def files_holding(needle: bytes, folders: list[Path], since: float) -> list[Path]:
-    """New plain files below folders with some bytes in them."""
-    found = []
-    for folder in folders:
-        for place, _, names in os.walk(folder):
-            for path in (Path(place) / name for name in names):
-                try:
-                    if path.is_symlink() or not path.is_file() or path.stat().st_mtime < since - 1:
-                        continue
-                    if needle in path.read_bytes():
-                        found.append(path)
-                except OSError:  # it is gone already, or is no longer readable
-                    continue
-    return found
 
 
 @pytest.mark.parametrize(
