@@ -6,6 +6,7 @@ DEMO_VENV := .venv
 TEST_VENV := .venv-test
 SERVE_VENV := .venv-serve
 TEST_EXTRAS := train,export,triton,openvino,verify,bench,dev
+PYTEST := ERASABLEMASK_SERVE_ENVIRONMENT=$(SERVE_VENV) $(TEST_VENV)/bin/python -m pytest
 
 .PHONY: demo test lint serve-env serve-test bench-env check-extras clean
 
@@ -13,9 +14,9 @@ TEST_EXTRAS := train,export,triton,openvino,verify,bench,dev
 demo: $(DEMO_VENV)/stamp
 	$(DEMO_VENV)/bin/python examples/demo.py
 
-## test: everything that continuous integration checks
-test: lint
-	$(TEST_VENV)/bin/python -m pytest
+## test: everything that continuous integration checks, real servers included
+test: lint serve-env
+	$(PYTEST)
 
 ## lint: style, types and the table of who may import whom
 lint: $(TEST_VENV)/stamp
@@ -30,7 +31,7 @@ serve-env: $(TEST_VENV)/stamp
 
 ## serve-test: a real server with the shipped bundle, its answers, and what it does when something breaks
 serve-test: serve-env
-	$(TEST_VENV)/bin/python -m pytest tests/test_serve_*.py
+	$(PYTEST) tests/test_serve_*.py
 
 ## bench-env: the load generator for `python -m benchmarks.serving`, into the server's environment
 bench-env: serve-env

@@ -1,7 +1,8 @@
-"""A real server for tests: the command line's ``serve`` in a process, and a client of its gRPC."""
+"""A real server for tests: the command line's ``serve`` in a process, and clients of it."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from runtime.serving.certificate_maker import CertificateMaker
 from runtime.serving.endpoint import free_port
 from runtime.serving.environment import what_is_wrong
 from runtime.serving.settings import DEFAULT_ENVIRONMENT
+from runtime.shipped import default_bundle
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = Path(os.environ.get("ERASABLEMASK_SERVE_ENVIRONMENT", ROOT / DEFAULT_ENVIRONMENT))
 THREADS = 2
+ERASABLEMASK = (sys.executable, "-m", "runtime.cli")
 
 
 def skip_without_server() -> None:
@@ -35,10 +41,10 @@ def skip_without_server() -> None:
 class Running:
     """A server under its supervisor."""
 
-    def __init__(self, process: subprocess.Popen, log: Path, grpc_port: int, metrics_port: int) -> None:
+    def __init__(self, process: subprocess.Popen, log: Path, ports: dict[str, int]) -> None:
         self.process = process
-        self.url = f"127.0.0.1:{grpc_port}"
-        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+        self.ports = ports
+        self.url = f"127.0.0.1:{ports['grpc']}"
         self._log = log
 
     def log(self) -> str:
@@ -58,31 +64,98 @@ class Running:
     def stub_pid(self, model: str) -> int:
         return next(pid for pid, line in children(self.triton_pid()).items() if f"/{model}/" in line)
 
+    def flag(self, name: str) -> str:
+        """What Triton was told on its own command line."""
+        line = Path(f"/proc/{self.triton_pid()}/cmdline").read_bytes().decode()
+        (found,) = [part for part in line.split("\0") if part.startswith(f"--{name}=")]
+        return found.partition("=")[2]
+
+    def repository(self) -> Path:
+        """The private model repository."""
+        return Path(self.flag("model-repository"))
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
 
 @contextmanager
-def serving(folder: Path, *options: str, bundle: Path | None = None) -> Iterator[Running]:
-    """Starts ``erasablemask serve --role public`` and waits until it is ready."""
-    grpc_port, metrics_port = free_port(), free_port()
+def serving(
+    folder: Path, *options: str, role: str = "public", bundle: Path | None = None
+) -> Iterator[Running]:
+    """Starts ``erasablemask serve`` and waits until it is ready."""
+    ports = {"grpc": free_port()}
+    if role == "public":
+        ports |= {"http": free_port(), "metrics": free_port()}
     log = folder / "serve.log"
-    command = [sys.executable, "-m", "runtime.cli", "serve", "--role", "public"]
-    command += ["--environment", str(ENVIRONMENT), "--threads", str(THREADS)]
-    command += ["--grpc-port", str(grpc_port), "--metrics-port", str(metrics_port), *options]
+    command = [*ERASABLEMASK, "serve", "--role", role]
+    command += ["--environment", str(ENVIRONMENT), "--threads", str(THREADS), *options]
+    for name, port in ports.items():
+        command += [f"--{name}-port", str(port)]
     if bundle is not None:
         command += ["--bundle", str(bundle)]
     with log.open("w") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)
     try:
-        server = Running(process, log, grpc_port, metrics_port)
+        server = Running(process, log, ports)
         server.wait_for("ready: ")
         yield server
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+def erasablemask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own."""
+    command = [*ERASABLEMASK, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@dataclass(frozen=True)
+class AuthorityFiles:
+    """What an authority has on its disk to start a server, and its client ``clerk`` to reach it.
+
+    Attributes:
+        folder: certificates.
+        audit_log: not there yet.
+        maker: another CA, whose clients the server takes, too.
+    """
+
+    folder: Path
+    audit_log: Path
+    maker: CertificateMaker
+
+    def options(self, **changes: Path | None) -> list[str]:
+        """For ``serve``; one that is changed to None is left out."""
+        files: dict[str, Path | None] = {
+            "server-certificate": self.folder / "server.pem",
+            "server-key": self.folder / "server.key",
+            "client-ca": self.folder / "clients.pem",
+            "audit-log": self.audit_log,
+            "key-file": default_bundle("authority") / "demo.key",
+        }
+        files |= {name.replace("_", "-"): path for name, path in changes.items()}
+        return [text for name, path in files.items() if path is not None for text in (f"--{name}", str(path))]
+
+    def tls(self, client: Path | None = None) -> list[str]:
+        """For a client's command; ``client`` is a certificate with its key beside it."""
+        client = client or self.folder / "clerk.pem"
+        return [
+            *("--tls-ca", str(self.folder / "ca.pem")),
+            *("--tls-cert", str(client), "--tls-key", str(client.with_suffix(".key"))),
+        ]
+
+
+def authority_files(folder: Path) -> AuthorityFiles:
+    """Made as a newcomer makes them."""
+    certificates = folder / "certificates"
+    done = erasablemask("certificates", certificates, "--client", "clerk")
+    assert done.returncode == 0, done.stderr
+    maker = CertificateMaker("second CA", timedelta(days=1))
+    known = (certificates / "ca.pem").read_bytes() + maker.ca.certificate
+    (certificates / "clients.pem").write_bytes(known)
+    return AuthorityFiles(certificates, folder / "audit.log", maker)
 
 
 def children(pid: int) -> dict[int, str]:
@@ -105,6 +178,22 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+def files_holding(needle: bytes, folders: list[Path], since: float) -> list[Path]:
+    """New plain files below folders with some bytes in them."""
+    found = []
+    for folder in folders:
+        for place, _, names in os.walk(folder):
+            for path in (Path(place) / name for name in names):
+                try:
+                    if path.is_symlink() or not path.is_file() or path.stat().st_mtime < since - 1:
+                        continue
+                    if needle in path.read_bytes():
+                        found.append(path)
+                except OSError:  # it is gone already, or is no longer readable
+                    continue
+    return found
+
+
 def face_inputs(count: int, seed: int = 0) -> dict[str, NDArray]:
     """Inputs of the shipped ``protect``."""
     random = np.random.default_rng(seed)
@@ -116,26 +205,31 @@ def face_inputs(count: int, seed: int = 0) -> dict[str, NDArray]:
     }
 
 
-def tensors(inputs: dict[str, NDArray]) -> list[Any]:
-    import tritonclient.grpc as grpc
-
+def tensors(inputs: dict[str, NDArray], *, http: bool = False) -> list[Any]:
+    library = importlib.import_module(f"tritonclient.{'http' if http else 'grpc'}")
     types = {"uint8": "UINT8", "float32": "FP32", "int32": "INT32"}
     found = []
     for name, values in inputs.items():
-        tensor = grpc.InferInput(name, values.shape, types[values.dtype.name])
+        tensor = library.InferInput(name, values.shape, types[values.dtype.name])
         tensor.set_data_from_numpy(values)
         found.append(tensor)
     return found
 
 
 @contextmanager
-def client(server: Running) -> Iterator[Any]:
-    import tritonclient.grpc as grpc
+def client(server: Running, *, http: bool = False) -> Iterator[Any]:
+    """Over gRPC, or over HTTP through the door."""
+    if http:
+        from tritonclient.http import InferenceServerClient
 
-    opened = grpc.InferenceServerClient(
-        server.url,
-        channel_args=[("grpc.max_reconnect_backoff_ms", 300), ("grpc.use_local_subchannel_pool", 1)],
-    )
+        opened = InferenceServerClient(f"127.0.0.1:{server.ports['http']}", network_timeout=30)
+    else:
+        from tritonclient.grpc import InferenceServerClient
+
+        opened = InferenceServerClient(
+            server.url,
+            channel_args=[("grpc.max_reconnect_backoff_ms", 300), ("grpc.use_local_subchannel_pool", 1)],
+        )
     try:
         yield opened
     finally:
@@ -143,8 +237,9 @@ def client(server: Running) -> Iterator[Any]:
 
 
 def protect(opened: Any, inputs: dict[str, NDArray], timeout_s: float = 30) -> NDArray:
-    result = opened.infer("protect", tensors(inputs), client_timeout=timeout_s)
-    protected: NDArray = result.as_numpy("protected")
+    http = type(opened).__module__.startswith("tritonclient.http")
+    options = {} if http else {"client_timeout": timeout_s}
+    protected: NDArray = opened.infer("protect", tensors(inputs, http=http), **options).as_numpy("protected")
     return protected
 
 

@@ -1,302 +1,500 @@
-"""The authority's parts around a real Triton server: the restorer in memory, the hop, the door, the log."""
+"""The authority's server, for real: whom it serves, what it records, what it does when something breaks."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
-import shlex
+import re
+import resource
+import shutil
 import signal
-import socket
 import subprocess
-import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from runtime.authority import load_secret, unseal_model
+from runtime.authority import load_secret, seal_bundle_model, unseal_model
 from runtime.backends import create_backend
-from runtime.manifest import open_bundle
-from runtime.serving.audit import AuditLog
-from runtime.serving.authority_door import AuthorityDoor, DoorSettings
-from runtime.serving.authority_request import Contract
-from runtime.serving.certificate_maker import EphemeralTls, Issued, ephemeral_tls
-from runtime.serving.certificates import ServerCertificates
-from runtime.serving.clients import ClientPolicy
-from runtime.serving.memory_file import MemoryFile, MemoryModels
+from runtime.manifest import MANIFEST_NAME, open_bundle, sha256_of
+from runtime.serving.certificate_maker import CertificateMaker
 from runtime.shipped import default_bundle
-from tests.doors import CLERK, MAKER, connect, records, refused
+from tests.doors import records, refused
+from tests.serving import (
+    ROOT,
+    THREADS,
+    AuthorityFiles,
+    Running,
+    authority_files,
+    children,
+    erasablemask,
+    files_holding,
+    is_running,
+    serving,
+    skip_without_server,
+)
 
-ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "triton_models" / "authority" / "restore" / "config.pbtxt"
-# A command that starts tritonserver with a backend for platform onnxruntime_onnx and takes more options.
-VARIABLE = "ERASABLEMASK_TRITONSERVER"
-START_TIMEOUT_S = 60.0
-
-
-def triton_command() -> list[str]:
-    """How Triton is started here."""
-    if VARIABLE not in os.environ:
-        pytest.skip(f"no Triton server: set {VARIABLE} to a command that starts one")
-    return shlex.split(os.environ[VARIABLE])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+GROUP = ROOT / "examples" / "group.jpg"
+SECRET = load_secret(default_bundle("authority") / "demo.key")
 
 
-def start_triton(
-    repository: Path, tls: EphemeralTls, port: int, log: Path, memory_prefix: str, files: ExitStack
-) -> subprocess.Popen:
-    """Starts Triton for one model behind mutual TLS, its keys in memory."""
-    paths = {
-        name: files.enter_context(MemoryFile(data, name)).path
-        for name, data in (("cert", tls.server.certificate), ("key", tls.server.key), ("ca", tls.ca))
-    }
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [
-                *triton_command(),
-                f"--backend-config=python,shm-region-prefix-name={memory_prefix}",
-                f"--model-repository={repository}",
-                "--model-control-mode=explicit",
-                "--load-model=restore",
-                "--allow-http=false",
-                "--allow-metrics=false",
-                "--grpc-address=127.0.0.1",
-                f"--grpc-port={port}",
-                "--grpc-use-ssl=true",
-                "--grpc-use-ssl-mutual=true",
-                f"--grpc-server-cert={paths['cert']}",
-                f"--grpc-server-key={paths['key']}",
-                f"--grpc-root-cert={paths['ca']}",
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def hide_memory(prefix: str) -> int:
-    """Takes the names of Triton's shared memory away, as ``serve`` does."""
-    names = list(Path("/dev/shm").glob(f"{prefix}*"))
-    for name in names:
-        name.unlink()
-    return len(names)
-
-
-def end(process: subprocess.Popen) -> int:
-    """Ends a Triton, and what it started if it does not end itself."""
-    process.terminate()
-    try:
-        return process.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
-
-
-def channel_to(port: int, ca: bytes, client: Issued | None) -> grpc.Channel:
-    pair = (client.key, client.certificate) if client else (None, None)
-    return grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(ca, *pair))
-
-
-def wait_until_ready(port: int, tls: EphemeralTls, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    with channel_to(port, tls.ca, tls.client) as channel:
-        ask = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if ask(service_pb2.ModelReadyRequest(name="restore"), timeout=1, wait_for_ready=True).ready:
-                    return
-            except grpc.RpcError:
-                time.sleep(0.1)
-    pytest.fail(f"Triton did not start:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Served:
-    """What runs."""
+    """An authority's server and what it was started with."""
 
-    door: AuthorityDoor
-    tls: EphemeralTls
-    triton_port: int
-    log: Path
-    repository: Path
-    model: bytes
+    server: Running
+    files: AuthorityFiles
     started: float
 
+    @property
+    def remote(self) -> list[str]:
+        """For ``erase``."""
+        return ["--backend", "triton", "--url", f"grpcs://{self.server.url}"]
 
-def make_repository(folder: Path, models: MemoryModels) -> Path:
-    """A repository with the restorer as a link to memory."""
-    folder.mkdir(mode=0o700)
-    (folder / "restore" / "1").mkdir(parents=True)
-    (folder / "restore" / "config.pbtxt").write_bytes(CONFIG.read_bytes())
-    models.write(folder / "restore" / "1" / "model.onnx", restorer())
-    return folder
+    @contextmanager
+    def connect(self) -> Iterator[Callable[..., NDArray]]:
+        """The client ``clerk``: restores the faces of a seed."""
+        ca, certificate, key = (self.files.folder / name for name in ("ca.pem", "clerk.pem", "clerk.key"))
+        credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in (ca, key, certificate)))
+        with grpc.secure_channel(self.server.url, credentials, [("grpc.use_local_subchannel_pool", 1)]) as on:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(on)
+
+            def restore(seed: int, count: int = 1) -> NDArray:
+                array = faces(seed, count)
+                answer = stub.ModelInfer(request_of(array), timeout=30)
+                return np.frombuffer(answer.raw_output_contents[0], np.uint8).reshape(array.shape)
+
+            yield restore
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The requests in the log, once ``audit verify`` has found it whole."""
+        done = erasablemask("audit", "verify", self.files.audit_log)
+        assert done.returncode == 0, done.stderr
+        return records(self.files.audit_log)
 
 
-def restorer() -> bytes:
-    """The shipped one, opened with its public key."""
-    folder = default_bundle("authority")
-    return unseal_model(open_bundle(folder), load_secret(folder / "demo.key"))
+@contextmanager
+def authority(folder: Path, bundle: Path | None = None, log: Path | None = None) -> Iterator[Served]:
+    skip_without_server()
+    files, started = authority_files(folder), time.time()
+    if log is not None:
+        files = dataclasses.replace(files, audit_log=log)
+    options = [*files.options(), "--log-format", "json"]
+    with serving(folder, *options, role="authority", bundle=bundle) as server:
+        yield Served(server, files, started)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    triton_command()
-    folder, started, data = tmp_path_factory.mktemp("authority"), time.time(), restorer()
-    tls, port = ephemeral_tls(), free_port()
-    manifest = open_bundle(default_bundle("authority")).manifest
-    server = MAKER.issue("localhost", "server", ["localhost", "127.0.0.1"])
-    with ExitStack() as stack:
-        models = stack.enter_context(MemoryModels())
-        repository = make_repository(folder / "models", models)
-        memory_prefix = f"erasablemask-test-{os.getpid()}-"
-        process = start_triton(repository, tls, port, folder / "triton.log", memory_prefix, stack)
-        stack.callback(end, process)
-        wait_until_ready(port, tls, process, folder / "triton.log")
-        assert hide_memory(memory_prefix) == 1
-        entry = manifest.models["restore"]
-        door = AuthorityDoor(
-            DoorSettings(address="127.0.0.1:0", upstream=f"127.0.0.1:{port}"),
-            contract=Contract.of("restore", entry, max_batch=manifest.max_batch),
-            sha256_of=models.sha256_of,
-            certificates=ServerCertificates(server.certificate, server.key, MAKER.ca.certificate),
-            upstream_tls=tls,
-            log=stack.enter_context(AuditLog(folder / "audit.log")),
-            policy=ClientPolicy(),
-        )
-        stack.enter_context(door)
-        yield Served(door, tls, port, folder / "audit.log", repository, data, started)
+    """One for all tests that break nothing."""
+    with authority(tmp_path_factory.mktemp("authority")) as running:
+        yield running
 
 
-def faces(count: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, 128, 128, 3), dtype=np.uint8)
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the shipped bundle that a test may change, with small batches so that it starts quickly."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(default_bundle("authority"), folder)
+    change_manifest(folder, max_batch=4)
+    return folder
 
 
-def request_of(array: np.ndarray) -> Any:
+def change_manifest(folder: Path, **fields: Any) -> None:
+    manifest = dataclasses.replace(open_bundle(folder).manifest, **fields)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def restorer() -> bytes:
+    return unseal_model(open_bundle(default_bundle("authority")), SECRET)
+
+
+@pytest.fixture(scope="module")
+def expected(restorer: bytes) -> Callable[..., NDArray]:
+    """What a local run makes of the faces of a seed."""
+    backend = create_backend("ort-cpu", restorer, threads=THREADS)
+    return lambda seed, count=1: backend.run({"faces": faces(seed, count)})["restored"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A protected group photo, and the file that erasing locally makes of it."""
+    skip_without_server()
+    folder = tmp_path_factory.mktemp("photos")
+    protected, restored = folder / "protected.png", folder / "restored.png"
+    done = erasablemask("protect", GROUP, "-o", protected, "--threads", THREADS)
+    assert done.returncode == 0, done.stderr
+    key = default_bundle("authority") / "demo.key"
+    done = erasablemask("erase", protected, "-o", restored, "--threads", THREADS, "--key-file", key)
+    assert done.returncode == 0, done.stderr
+    return protected, restored.read_bytes()
+
+
+def faces(seed: int, count: int = 1) -> NDArray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 128, 128, 3), dtype=np.uint8)
+
+
+def request_of(array: NDArray) -> Any:
     request = service_pb2.ModelInferRequest(model_name="restore", raw_input_contents=[array.tobytes()])
     request.inputs.add(name="faces", datatype="UINT8", shape=array.shape)
     return request
 
 
-@pytest.mark.parametrize("count", [1, 3, 64])
-def test_the_door_gives_what_a_local_run_gives(served: Served, count: int) -> None:
-    array = faces(count)
-    with connect(served.door.port, CLERK, (("grpc.max_receive_message_length", -1),)) as stub:
-        answer = stub.ModelInfer(request_of(array), timeout=60)
-    restored = np.frombuffer(answer.raw_output_contents[0], np.uint8).reshape(array.shape)
-    with create_backend("ort-cpu", served.model) as backend:
-        local = backend.run({"faces": array})["restored"]
-    assert np.abs(restored.astype(int) - local.astype(int)).max() <= 1
-    record = records(served.log)[-1]
+# Whom it serves, and what it records.
+
+
+def test_a_certificate_is_enough_to_erase_as_locally_bit_for_bit(
+    served: Served, photos: tuple[Path, bytes], restorer: bytes, tmp_path: Path
+) -> None:
+    protected, local = photos
+    restored = tmp_path / "restored.png"
+    done = erasablemask("erase", protected, "-o", restored, *served.remote, *served.files.tls())
+    assert done.returncode == 0, done.stderr
+    assert restored.read_bytes() == local
+    record = served.audit()[-1]
+    assert (record["client"], record["outcome"], record["model_version"]) == ("CN=clerk", "restored", "1")
+    assert record["faces"] > 1
+    assert record["model_sha256"] == hashlib.sha256(restorer).hexdigest()
+    shown = erasablemask("audit", "show", served.files.audit_log).stdout
+    assert "CN=clerk" in shown
+
+
+def test_a_record_holds_hashes_and_no_picture(served: Served, expected: Callable[..., NDArray]) -> None:
+    with served.connect() as restore:
+        restored = restore(7)
+    np.testing.assert_array_equal(restored, expected(7))
+    record = served.audit()[-1]
+    assert record["input_sha256"] == hashlib.sha256(faces(7).tobytes()).hexdigest()
     assert record["output_sha256"] == hashlib.sha256(restored.tobytes()).hexdigest()
-    assert record["model_sha256"] == hashlib.sha256(served.model).hexdigest()
-    assert (record["client"], record["faces"], record["outcome"]) == ("CN=clerk", count, "restored")
+    assert max(len(str(value)) for value in record.values()) == 64
+
+
+@pytest.mark.parametrize("case", ["none", "of another CA", "expired"])
+def test_other_certificates_are_refused_and_no_file_is_written(
+    served: Served, photos: tuple[Path, bytes], tmp_path: Path, case: str
+) -> None:
+    if case == "expired":
+        issued = served.files.maker.issue("clerk", "client", valid=timedelta(minutes=-1))
+    else:
+        issued = CertificateMaker("second CA", timedelta(days=1)).issue("clerk", "client")
+    (tmp_path / "other.pem").write_bytes(issued.certificate)
+    (tmp_path / "other.key").write_bytes(issued.key)
+    tls = served.files.tls(tmp_path / "other.pem")
+    before, out = len(served.audit()), tmp_path / "restored.png"
+    done = erasablemask(
+        *("erase", photos[0], "-o", out, *served.remote, "--deadline", "1"),
+        *(tls[:2] if case == "none" else tls),
+    )
+    assert done.returncode == 1
+    assert re.search(r"Error: .*certificate", done.stderr), done.stderr
+    assert not out.exists()
+    assert len(served.audit()) == before
+    for line in served.server.log().splitlines():
+        assert json.loads(line)["message"], line
+
+
+def test_it_restores_and_nothing_else(served: Served, tmp_path: Path) -> None:
+    health = ["health", "--role", "authority", "--url", f"grpcs://{served.server.url}", *served.files.tls()]
+    before = len(served.audit())
+    done = erasablemask(*health)
+    assert (done.returncode, done.stdout) == (0, f"grpcs://{served.server.url}: restore answered\n")
+    assert [record["faces"] for record in served.audit()[before:]] == [1]
+    assert erasablemask(*health, "--model", "protect").returncode == 1
+    before = len(served.audit())
+    done = erasablemask(*health, "--no-inference")
+    assert (done.returncode, done.stdout) == (0, f"grpcs://{served.server.url}: restore is ready\n")
+    assert len(served.audit()) == before
+    stranger = erasablemask(*health[:5], *served.files.tls()[:2])
+    assert stranger.returncode == 1
+    assert "Error: Triton could not describe restore: UNAVAILABLE" in stranger.stderr
+    out = tmp_path / "protected.png"
+    done = erasablemask("protect", GROUP, "-o", out, *served.remote, *served.files.tls(), "--deadline", "2")
+    assert done.returncode == 1
+    assert "unknown model" in done.stderr or "restore" in done.stderr, done.stderr
+    assert not out.exists()
 
 
 def test_nobody_goes_round_the_door(served: Served) -> None:
-    before = len(records(served.log))
-    for ca, client in (
-        (served.tls.ca, None),
-        (served.tls.ca, CLERK),
-        (served.tls.ca, served.tls.server),
-        (MAKER.ca.certificate, CLERK),
+    """Triton itself, on loopback, wants certificates of this run, which no client has."""
+    before = len(served.audit())
+    ours = served.files.folder
+    address = f"127.0.0.1:{served.server.flag('grpc-port')}"
+    of_this_run = Path(served.server.flag("grpc-root-cert")).read_bytes()
+    clerk = ((ours / "clerk.key").read_bytes(), (ours / "clerk.pem").read_bytes())
+    server = tuple(Path(served.server.flag(f"grpc-server-{part}")).read_bytes() for part in ("key", "cert"))
+    for ca, pair in (
+        (of_this_run, (None, None)),
+        (of_this_run, clerk),
+        (of_this_run, server),
+        ((ours / "ca.pem").read_bytes(), clerk),
     ):
-        with channel_to(served.triton_port, ca, client) as channel:
+        with grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, *pair)) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             error = refused(lambda stub=stub: stub.ModelInfer(request_of(faces(1)), timeout=5))
             assert error.code() == grpc.StatusCode.UNAVAILABLE
-    assert len(records(served.log)) == before
+    assert len(served.audit()) == before
 
 
-def files_holding(needle: bytes, folders: list[Path], since: float) -> list[Path]:
-    """New plain files below folders with some bytes in them."""
-    found = []
-    for folder in folders:
-        for place, _, names in os.walk(folder):
-            for path in (Path(place) / name for name in names):
-                try:
-                    if path.is_symlink() or not path.is_file() or path.stat().st_mtime < since - 1:
-                        continue
-                    if needle in path.read_bytes():
-                        found.append(path)
-                except OSError:  # it is gone already, or is no longer readable
-                    continue
-    return found
+def test_the_restorer_is_in_no_file_while_it_is_served(
+    served: Served, restorer: bytes, tmp_path: Path
+) -> None:
+    with served.connect() as restore:
+        restored = restore(8)
+    folders = [served.server.repository(), Path("/tmp"), Path("/dev/shm"), Path("/var/tmp")]
+    for needle in (faces(8).tobytes(), restored.tobytes(), restorer[100_000:]):
+        assert files_holding(needle[5000:5064], folders, served.started) == []
+    (tmp_path / "control").write_bytes(restorer)
+    assert files_holding(restorer[105_000:105_064], [tmp_path], served.started) == [tmp_path / "control"]
+    (tmp_path / "control").unlink()
+    link = served.server.repository() / "restore" / "1" / "model.onnx"
+    assert str(link.readlink()).startswith(f"/proc/{served.server.process.pid}/fd/")
 
 
-def test_the_restorer_is_in_no_file_while_it_is_served(served: Served, tmp_path: Path) -> None:
-    with connect(served.door.port, CLERK) as stub:
-        stub.ModelInfer(request_of(faces(1)), timeout=30)
-    folders = [served.repository, Path("/tmp"), Path("/dev/shm"), Path("/var/tmp")]
-    assert files_holding(faces(1).tobytes()[5000:5064], folders, served.started) == []
-    middle = len(served.model) // 2
-    needle = served.model[middle : middle + 64]
-    assert files_holding(needle, folders, served.started) == []
-    control = tmp_path / "control"
-    control.write_bytes(served.model)
-    assert files_holding(needle, [tmp_path], served.started) == [control]
-    control.unlink()
-    link = served.repository / "restore" / "1" / "model.onnx"
-    assert str(link.readlink()).startswith(f"/proc/{os.getpid()}/fd/")
-
-
-OWNER = """
-import os, sys, time
-from contextlib import ExitStack
-from pathlib import Path
-from runtime.serving.certificate_maker import ephemeral_tls
-from runtime.serving.memory_file import MemoryModels, forbid_core_dumps
-from tests.test_serve_authority import (
-    channel_to, faces, hide_memory, make_repository, request_of, restorer, service_pb2_grpc, start_triton,
-    wait_until_ready
+@pytest.mark.parametrize(
+    ("changes", "status", "message"),
+    [
+        ({"server_certificate": None}, 2, "does not start without --server-certificate"),
+        ({"client_ca": None}, 2, "does not start without --client-ca"),
+        ({"audit_log": None}, 2, "does not start without --audit-log"),
+        ({"key_file": None}, 2, "no secret: give --key-file FILE"),
+        ({"key_file": Path("wrong.key")}, 1, "wrong key: the file was sealed with key id"),
+        ({"client_ca": Path("none.pem")}, 1, "none.pem"),
+    ],
 )
-forbid_core_dumps()
-folder, port, tls, files = Path(sys.argv[1]), int(sys.argv[2]), ephemeral_tls(), ExitStack()
-model, prefix = MemoryModels(), f"erasablemask-test-{os.getpid()}-"
-process = start_triton(make_repository(folder / "models", model), tls, port, folder / "log", prefix, files)
-print(process.pid, flush=True)
-wait_until_ready(port, tls, process, folder / "log")
-hide_memory(prefix)
-with channel_to(port, tls.ca, tls.client) as channel:
-    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-    restored = stub.ModelInfer(request_of(faces(2)), timeout=30).raw_output_contents[0]
-print(restored[5000:5064].hex(), flush=True)
-time.sleep(600)
-"""
+def test_it_does_not_start_without_its_certificates_and_the_right_key(
+    tmp_path: Path, changes: dict[str, Path | None], status: int, message: str
+) -> None:
+    files = authority_files(tmp_path)
+    assert erasablemask("keygen", tmp_path / "wrong.key").returncode == 0
+    given = files.options(**{name: path and tmp_path / path for name, path in changes.items()})
+    done = erasablemask("serve", "--role", "authority", *given)
+    assert (done.returncode, message in done.stderr) == (status, True), done.stderr
 
 
-def test_nothing_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
-    triton_command()
-    started = time.time()
-    owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, tmp_path, str(free_port())], stdout=subprocess.PIPE, text=True, cwd=ROOT
+# What it does when something breaks.
+
+
+def test_kills_cost_what_is_in_flight_and_an_update_is_recorded(
+    tmp_path: Path, bundle: Path, restorer: bytes, expected: Callable[..., NDArray]
+) -> None:
+    with authority(tmp_path, bundle) as served:
+        server = served.server
+        triton = server.triton_pid()
+        answered = load_while(served, lambda: os.kill(server.stub_pid("restore"), signal.SIGKILL), expected)
+        server.wait_for("restore answers again")
+        assert server.triton_pid() == triton
+        answered += load_while(served, lambda: os.kill(triton, signal.SIGKILL), expected)
+        server.wait_for("ready: ", times=2)
+        assert server.triton_pid() != triton
+        with served.connect() as restore:
+            np.testing.assert_array_equal(restore(1), expected(1))
+        outcomes = [record["outcome"] for record in served.audit()]
+        assert outcomes.count("restored") == answered + 1
+        assert "failed" in outcomes
+
+        changed = inverted(restorer)
+        replace_restorer(bundle, changed)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("updated: restore 2")
+        with served.connect() as restore:
+            np.testing.assert_array_equal(restore(1), 255 - expected(1))
+        record = served.audit()[-1]
+        assert (record["model_version"], record["model_sha256"]) == ("2", hashlib.sha256(changed).hexdigest())
+
+        replace_restorer(bundle, b"no network, though its seal and hash are right")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("no update, the old version goes on serving")
+        with served.connect() as restore:
+            np.testing.assert_array_equal(restore(1), 255 - expected(1))
+        assert served.audit()[-1]["model_sha256"] == hashlib.sha256(changed).hexdigest()
+        assert server.stop() == 0
+
+
+def load_while(
+    served: Served, fault: Callable[[], None], expected: Callable[..., NDArray], clients: int = 4
+) -> int:
+    """Clients that ask until each has got right answers after a fault; how many they got."""
+    done, rounds = threading.Event(), 3
+    answers = [0] * clients
+    errors: list[grpc.RpcError] = []
+
+    def ask(index: int) -> None:
+        wanted, after = expected(index), 0
+        until = time.monotonic() + 60
+        with served.connect() as restore:
+            while after < rounds:
+                assert time.monotonic() < until, errors
+                struck = done.is_set()
+                try:
+                    restored = restore(index)
+                except grpc.RpcError as error:
+                    errors.append(error)
+                    time.sleep(0.1)
+                    continue
+                np.testing.assert_array_equal(restored, wanted)
+                answers[index] += 1
+                after += struck
+
+    with ThreadPoolExecutor(clients) as pool:
+        work = [pool.submit(ask, index) for index in range(clients)]
+        while min(answers) == 0 and not any(one.done() for one in work):
+            time.sleep(0.01)
+        fault()
+        done.set()
+        for one in work:
+            one.result()
+    assert errors
+    return sum(answers)
+
+
+def replace_restorer(folder: Path, data: bytes) -> None:
+    """Another network under the same seal, with its right hash, as a new export would bring."""
+    sealed = seal_bundle_model(data, SECRET)
+    models = dict(open_bundle(folder).manifest.models)
+    entry = models["restore"]
+    (folder / entry.path).write_bytes(sealed)
+    change_manifest(
+        folder, models={**models, "restore": dataclasses.replace(entry, sha256=sha256_of(sealed))}
     )
-    assert owner.stdout is not None
-    triton_pid = int(owner.stdout.readline())
-    link = tmp_path / "models" / "restore" / "1" / "model.onnx"
+
+
+def inverted(data: bytes) -> bytes:
+    """``restore`` with every level of its output turned around."""
+    model = onnx.load_from_string(data)
+    node = next(node for node in model.graph.node if "restored" in node.output)
+    node.output[0] = "before"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.uint8(255), "white"))
+    model.graph.node.append(onnx.helper.make_node("Sub", ["white", "before"], ["restored"]))
+    return model.SerializeToString()
+
+
+def test_erasures_in_flight_are_finished_before_the_end(
+    tmp_path: Path, bundle: Path, expected: Callable[..., NDArray]
+) -> None:
+    with authority(tmp_path, bundle) as served, served.connect() as restore, ThreadPoolExecutor(8) as pool:
+        restore(0)
+        together = threading.Barrier(8)
+
+        def ask(seed: int) -> NDArray:
+            together.wait(30)
+            return restore(seed, 4)
+
+        work = [pool.submit(ask, seed) for seed in range(8)]
+        until = time.monotonic() + 10
+        while not any(one.done() for one in work) and time.monotonic() < until:
+            time.sleep(0.002)
+        served.server.process.send_signal(signal.SIGTERM)
+        for seed, one in enumerate(work):
+            np.testing.assert_array_equal(one.result(30), expected(seed, 4))
+        assert served.server.process.wait(40) == 0
+        assert [record["outcome"] for record in served.audit()] == ["restored"] * 9
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that a test may fill."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no small disk: root and the right to mount are needed")
     try:
-        restored = bytes.fromhex(owner.stdout.readline())
-        assert len(restored) == 64
-        assert hashlib.sha256(link.read_bytes()).hexdigest() == hashlib.sha256(restorer()).hexdigest()
-        limits = Path(f"/proc/{triton_pid}/limits").read_text()
-        (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
-        assert line.split()[4] in ("0", "1")
+        yield folder
     finally:
-        owner.kill()
-        owner.wait()
-        os.killpg(triton_pid, signal.SIGKILL)
-    assert link.is_symlink()
-    assert not link.exists()
-    for needle in (restorer()[100_000:100_064], faces(2).tobytes()[5000:5064], restored):
-        assert files_holding(needle, [tmp_path, Path("/tmp"), Path("/dev/shm")], started) == []
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_nothing_is_restored_while_the_logs_disk_is_full(
+    tmp_path: Path, bundle: Path, small_disk: Path, expected: Callable[..., NDArray]
+) -> None:
+    with authority(tmp_path, bundle, small_disk / "audit.log") as served, served.connect() as restore:
+        restore(0)
+        ballast = small_disk / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+        answered = until_refused(restore)
+        np.testing.assert_array_equal(refusals_then(restore, ballast.unlink), expected(0))
+        outcomes = [record["outcome"] for record in served.audit()]
+        assert outcomes == ["restored"] * (1 + answered + 1)
+
+
+def test_nothing_is_restored_while_the_log_cannot_grow(
+    served: Served, expected: Callable[..., NDArray]
+) -> None:
+    """The same where no disk can be filled: a limit on the server's files."""
+    before, pid = len(served.audit()), served.server.process.pid
+    unlimited = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    size = served.files.audit_log.stat().st_size
+    with served.connect() as restore:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 1500, unlimited[1]))
+        try:
+            answered = until_refused(restore)
+            lift = lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)  # noqa: E731
+            np.testing.assert_array_equal(refusals_then(restore, lift), expected(0))
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
+    assert len(served.audit()) == before + answered + 1
+
+
+def until_refused(restore: Callable[..., NDArray]) -> int:
+    """How many erasures there was room for."""
+    answered = 0
+    while answered < 100:
+        try:
+            restore(0)
+        except grpc.RpcError as error:
+            found = error.code(), error.details()
+            break
+        answered += 1
+    assert found == (grpc.StatusCode.UNAVAILABLE, "the request cannot be recorded, so it is refused")
+    return answered
+
+
+def refusals_then(restore: Callable[..., NDArray], make_room: Callable[[], Any]) -> NDArray:
+    """The answer once there is room, and none before."""
+    for _ in range(3):
+        assert "cannot be recorded" in refused(lambda: restore(0)).details()
+    make_room()
+    return restore(0)
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, bundle: Path, restorer: bytes) -> None:
+    with authority(tmp_path, bundle) as served:
+        server = served.server
+        with served.connect() as restore:
+            restored = restore(9)
+        triton, folder = server.triton_pid(), server.repository()
+        started = [triton, *children(triton)]
+        for pid in started:
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+            assert line.split()[4] in ("0", "1")
+        server.process.kill()
+        server.process.wait(10)
+        until = time.monotonic() + 30
+        while any(is_running(pid) for pid in started) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not any(is_running(pid) for pid in started)
+        link = folder / "restore" / "1" / "model.onnx"
+        assert link.is_symlink()
+        assert not link.exists()
+        for needle in (restorer[100_000:], faces(9).tobytes(), restored.tobytes()):
+            place = [tmp_path, Path("/tmp"), Path("/dev/shm")]
+            assert files_holding(needle[5000:5064], place, served.started) == []
+        shutil.rmtree(folder.parent)
+        assert served.audit()[-1]["outcome"] == "restored"

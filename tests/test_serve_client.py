@@ -1,14 +1,9 @@
-"""Clients of a real Triton server that serves the shipped public bundle.
-
-``ERASABLEMASK_TEST_TRITON_GRPC`` and ``ERASABLEMASK_TEST_TRITON_HTTP`` name its ports on this host, such as
-``127.0.0.1:8001``. The HTTP port is Triton's own: the door is opened here, before it.
-"""
+"""Clients of a real server of the shipped public bundle: gRPC, HTTP through its door, shared memory."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -29,19 +24,12 @@ from export.faces import synthetic_faces
 from runtime.backends import create_backend
 from runtime.backends.triton import TritonServer
 from runtime.cli import main
+from runtime.errors import BackendError
 from runtime.manifest import Bundle, open_bundle
-from runtime.serving.http_door import HttpDoor
 from runtime.shipped import default_bundle
+from tests.serving import THREADS, Running, serving, skip_without_server
 
 GROUP = Path(__file__).parents[1] / "examples" / "group.jpg"
-NETWORKS = ("protect", "attributes")
-
-
-def port_of(variable: str) -> int:
-    address = os.environ.get(variable)
-    if address is None:
-        pytest.skip(f"no Triton server: set {variable} to its host:port")
-    return int(address.rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +38,17 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def grpc_url() -> str:
-    return f"grpc://127.0.0.1:{port_of('ERASABLEMASK_TEST_TRITON_GRPC')}"
-
-
-@pytest.fixture(scope="module")
-def door(bundle: Bundle) -> Iterator[HttpDoor]:
-    manifest = bundle.manifest
-    with HttpDoor(
-        {name: manifest.models[name] for name in NETWORKS},
-        max_batch=manifest.max_batch,
-        upstream_port=port_of("ERASABLEMASK_TEST_TRITON_HTTP"),
-        port=0,
-    ) as opened:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    skip_without_server()
+    with serving(tmp_path_factory.mktemp("serve"), "--shared-memory") as opened:
         yield opened
 
 
 @pytest.fixture(params=["grpc", "http", "memory"])
-def server(request: pytest.FixtureRequest) -> TritonServer:
+def server(request: pytest.FixtureRequest, running: Running) -> TritonServer:
     if request.param == "http":
-        return TritonServer(url=f"http://127.0.0.1:{request.getfixturevalue('door').port}")
-    return TritonServer(url=request.getfixturevalue("grpc_url"), shared_memory=request.param == "memory")
+        return TritonServer(url=f"http://127.0.0.1:{running.ports['http']}")
+    return TritonServer(url=f"grpc://{running.url}", shared_memory=request.param == "memory")
 
 
 def inputs_of(count: int) -> dict[str, np.ndarray]:
@@ -84,12 +62,12 @@ def inputs_of(count: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def still_serves(bundle: Bundle, grpc_url: str) -> Iterator[Callable[[], None]]:
+def still_serves(bundle: Bundle, running: Running) -> Iterator[Callable[[], None]]:
     """Checks that a good request is answered rightly."""
     inputs = inputs_of(2)
-    with create_backend("ort-cpu", bundle.read("protect")) as local:
+    with create_backend("ort-cpu", bundle.read("protect"), threads=THREADS) as local:
         expected = local.run(inputs)["protected"]
-    with TritonServer(url=grpc_url).connect("protect", bundle.manifest) as remote:
+    with TritonServer(url=f"grpc://{running.url}").connect("protect", bundle.manifest) as remote:
 
         def check() -> None:
             np.testing.assert_array_equal(remote.run(inputs)["protected"], expected)
@@ -100,7 +78,7 @@ def still_serves(bundle: Bundle, grpc_url: str) -> Iterator[Callable[[], None]]:
 @pytest.fixture(scope="module")
 def local_png(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("local") / "group.png"
-    done = CliRunner().invoke(main, ["protect", str(GROUP), "-o", str(out)])
+    done = CliRunner().invoke(main, ["protect", str(GROUP), "-o", str(out), "--threads", str(THREADS)])
     assert done.exit_code == 0, done.output
     return out.read_bytes()
 
@@ -121,56 +99,58 @@ def test_a_photo_is_protected_as_locally_bit_for_bit(
 def test_any_number_of_faces_comes_back_as_locally(server: TritonServer, bundle: Bundle, count: int) -> None:
     inputs = inputs_of(count)
     with (
-        create_backend("ort-cpu", bundle.read("protect")) as local,
+        create_backend("ort-cpu", bundle.read("protect"), threads=THREADS) as local,
         server.connect("protect", bundle.manifest) as remote,
     ):
         np.testing.assert_array_equal(remote.run(inputs)["protected"], local.run(inputs)["protected"])
 
 
-def request_of(
-    *,
-    rows: int = 1,
-    without: str | None = None,
-    shape: list[int] | None = None,
-    datatype: str = "UINT8",
-    cut: int = 0,
-) -> messages.ModelInferRequest:
-    request = messages.ModelInferRequest(model_name="protect")
-    for name, values in inputs_of(rows).items():
-        if name == without:
-            continue
-        dtype, dims = ("UINT8", list(values.shape)) if name == "faces" else ("FP32", list(values.shape))
-        if name == "faces":
-            dtype, dims = datatype, shape or dims
-        request.inputs.add(name=name, datatype=dtype, shape=dims)
-        data = values.tobytes()
-        request.raw_input_contents.append(data[: len(data) - cut] if name == "faces" else data)
-    return request
+def test_knobs_that_are_no_numbers_are_refused(
+    server: TritonServer, bundle: Bundle, still_serves: Callable[[], None]
+) -> None:
+    inputs = inputs_of(2)
+    inputs["strength"][1] = np.nan
+    with server.connect("protect", bundle.manifest) as remote, pytest.raises(BackendError, match="finite"):
+        remote.run(inputs)
+    still_serves()
 
 
 @pytest.mark.parametrize(
-    ("case", "message"),
+    ("network", "rows", "cut", "message"),
     [
-        ({"without": "strength"}, "expected 4 inputs but got 3"),
-        ({"shape": [1, 64, 64, 3]}, "unexpected shape for input 'faces'"),
-        ({"rows": 65}, "batch-size must be <= 64"),
-        ({"shape": [1_000_000, 128, 128, 3]}, "batch size does not match other inputs"),
-        ({"datatype": "FP32"}, "data-type is 'FP32'"),
-        ({"cut": 1}, "byte size mismatch"),
+        ("protect", 1_000_000, 0, "batch size does not match other inputs"),
+        ("protect", 2**63 - 1, 0, "batch size does not match other inputs"),
+        ("protect", -1, 0, "batch size does not match other inputs"),
+        ("protect", 1, 1, "byte size mismatch"),
+        ("attributes", 1_000_000, 0, "batch-size must be <= 64"),
+        ("attributes", 2**63 - 1, 0, "byte size mismatch"),
+        ("attributes", -1, 0, "byte size mismatch"),
+        ("attributes", 2**40, 0, "max allowed is 64"),  # Triton counts rows modulo 2**32
+        ("attributes", 0, 0, "max allowed is 64"),
+        ("attributes", 1, 49152, "byte size mismatch"),
     ],
 )
-def test_bad_requests_over_grpc_are_refused(
-    grpc_url: str, still_serves: Callable[[], None], case: dict, message: str
+def test_what_no_client_library_sends_is_refused(
+    running: Running, still_serves: Callable[[], None], network: str, rows: int, cut: int, message: str
 ) -> None:
-    with grpc.insecure_channel(grpc_url.removeprefix("grpc://")) as channel:
+    """One face that claims to be more or fewer than it is, and one that ends too soon."""
+    request = messages.ModelInferRequest(model_name=network)
+    for name, values in inputs_of(1).items():
+        faces = name == "faces"
+        if network == "attributes" and not faces:
+            continue
+        shape = [rows, *values.shape[1:]] if faces else values.shape
+        request.inputs.add(name=name, datatype="UINT8" if faces else "FP32", shape=shape)
+        request.raw_input_contents.append(values.tobytes()[: values.nbytes - cut * faces])
+    with grpc.insecure_channel(running.url) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            services.GRPCInferenceServiceStub(channel).ModelInfer(request_of(**case), timeout=10)
+            services.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
         assert message in caught.value.details()
     still_serves()
 
 
-def post(door: HttpDoor, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+def post(running: Running, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", running.ports["http"], timeout=10)
     connection.request("POST", "/v2/models/protect/infer", body, headers or {})
     answer = connection.getresponse()
     found = answer.status, json.loads(answer.read())["error"]
@@ -198,28 +178,29 @@ def as_json(**changes: dict) -> bytes:
     [
         ({"faces": {"shape": [1_000_000, 128, 128, 3]}}, "input faces must have shape"),
         ({"faces": {"shape": [65, 128, 128, 3]}}, "input faces must have shape"),
+        ({"faces": {"shape": [1, 64, 64, 3]}}, "input faces must have shape"),
         ({"faces": {"datatype": "FP32"}}, "must have datatype UINT8"),
         ({"strength": None}, "expected the inputs"),
         ({"strength": {"data": [float("nan")]}}, "NaN is not a number"),
     ],
 )
 def test_bad_requests_over_http_are_refused(
-    door: HttpDoor, still_serves: Callable[[], None], changes: dict, message: str
+    running: Running, still_serves: Callable[[], None], changes: dict, message: str
 ) -> None:
-    status, error = post(door, as_json(**changes))
+    status, error = post(running, as_json(**changes))
     assert (status, message in error) == (400, True), error
     still_serves()
 
 
-def test_a_truncated_body_is_no_request(door: HttpDoor, still_serves: Callable[[], None]) -> None:
+def test_a_truncated_body_is_no_request(running: Running, still_serves: Callable[[], None]) -> None:
     body = as_json()
-    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", running.ports["http"], timeout=10)
     connection.putrequest("POST", "/v2/models/protect/infer")
     connection.putheader("Content-Length", str(len(body)))
     connection.endheaders(body[:-1000])
     connection.close()
     still_serves()
-    assert post(door, body[:-1000])[0] == 400
+    assert post(running, body[:-1000])[0] == 400
     still_serves()
 
 
@@ -254,10 +235,10 @@ def test_a_client_that_vanishes_does_no_harm(server: TritonServer, still_serves:
     assert {path.name for path in Path("/dev/shm").glob("psm_*")} <= before
 
 
-def test_another_clients_bad_batch_costs_a_repetition_only(grpc_url: str, bundle: Bundle) -> None:
+def test_another_clients_bad_batch_costs_a_repetition_only(running: Running, bundle: Bundle) -> None:
     """Triton takes zero faces of 128 rows for 128 faces, and fails what it fused them with."""
     inputs = {"faces": inputs_of(1)["faces"]}
-    with create_backend("ort-cpu", bundle.read("attributes")) as local:
+    with create_backend("ort-cpu", bundle.read("attributes"), threads=THREADS) as local:
         expected = local.run(inputs)["probabilities"]
     request = messages.ModelInferRequest(model_name="attributes")
     request.inputs.add(name="faces", datatype="UINT8", shape=[0, 128, 128, 3])
@@ -265,7 +246,7 @@ def test_another_clients_bad_batch_costs_a_repetition_only(grpc_url: str, bundle
     end = time.monotonic() + 2.0
 
     def spoil() -> None:
-        with grpc.insecure_channel(grpc_url.removeprefix("grpc://")) as channel:
+        with grpc.insecure_channel(running.url) as channel:
             stub = services.GRPCInferenceServiceStub(channel)
             while time.monotonic() < end:
                 with pytest.raises(grpc.RpcError):
@@ -278,7 +259,7 @@ def test_another_clients_bad_batch_costs_a_repetition_only(grpc_url: str, bundle
     spoiler = threading.Thread(target=spoil)
     spoiler.start()
     with (
-        TritonServer(url=grpc_url).connect("attributes", bundle.manifest) as remote,
+        TritonServer(url=f"grpc://{running.url}").connect("attributes", bundle.manifest) as remote,
         ThreadPoolExecutor(4) as threads,
     ):
         list(threads.map(protect, range(4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -24,8 +25,9 @@ from runtime.shipped import default_bundle
 
 
 @pytest.fixture(autouse=True)
-def _process() -> Iterator[None]:
+def _process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command takes over the package's log and the signals of the process; tests give them back."""
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
     root = logging.getLogger("runtime")
     log = root.handlers, root.level, root.propagate
     handlers = {number: signal.getsignal(number) for number in (*END, UPDATE)}
@@ -60,6 +62,18 @@ def test_serve_without_a_server_fails_with_what_to_do(
     result = CliRunner().invoke(main, ["serve", *options])
     assert result.exit_code == 1
     assert f"Error: there is no tritonserver on PATH, and {missing} cannot be used" in result.output
+
+
+def test_a_fatal_error_is_a_line_of_json_if_lines_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    options = ["--role", "public", "--environment", str(tmp_path / "none"), "--grpc-port", str(free_port())]
+    result = CliRunner().invoke(main, ["serve", *options, "--log-format", "json"])
+    assert result.exit_code == 1
+    line = json.loads(result.stderr.splitlines()[-1])
+    assert (line["level"], line["message"][:32]) == ("error", "there is no tritonserver on PATH")
+    assert "Error:" not in result.stderr
 
 
 def test_the_public_role_is_arranged_from_its_bundle() -> None:

@@ -22,7 +22,7 @@ from runtime.manifest import Bundle, open_bundle
 from runtime.serving import environment, installation
 from runtime.serving.endpoint import ClientTls, Endpoint, check_free, free_port, public_endpoint
 from runtime.serving.environment import STAMP, make_environment, wanted, what_is_wrong
-from runtime.serving.health import described, parse_url
+from runtime.serving.health import described, endpoint_of
 from runtime.serving.installation import find_server
 from runtime.serving.logs import JsonFormatter
 from runtime.serving.process import server_command
@@ -389,9 +389,24 @@ def test_json_lines_hold_time_level_and_message() -> None:
 
 @pytest.mark.parametrize("url", ["http://h:1", "grpc://h", "h:1", "grpc://h:99999", "grpc://h:1/path"])
 def test_health_takes_grpc_addresses(url: str) -> None:
-    assert parse_url("grpc://[::1]:8001") == ("::1", 8001)
-    with pytest.raises(ServingError, match="expected grpc://HOST:PORT, found"):
-        parse_url(url)
+    none = {"ca": None, "certificate": None, "key": None}
+    assert endpoint_of("grpc://[::1]:8001", **none).grpc_url == "[::1]:8001"
+    with pytest.raises(ServingError, match="expected grpc://HOST:PORT or grpcs://HOST:PORT, found"):
+        endpoint_of(url, **none)
+
+
+def test_health_takes_certificates_for_tls_only(tmp_path: Path) -> None:
+    pem = tmp_path / "a.pem"
+    pem.write_bytes(b"pem")
+    endpoint = endpoint_of("grpcs://h:1", ca=pem, certificate=None, key=None)
+    assert endpoint.tls is not None
+    assert (endpoint.tls.server_ca, endpoint.tls.certificate) == (b"pem", None)
+    with pytest.raises(ServingError, match="certificates are for grpcs://"):
+        endpoint_of("grpc://h:1", ca=pem, certificate=None, key=None)
+    with pytest.raises(ServingError, match="a certificate and its key, found one"):
+        endpoint_of("grpcs://h:1", ca=None, certificate=pem, key=None)
+    with pytest.raises(ServingError, match=r"cannot read .*none\.pem: No such file"):
+        endpoint_of("grpcs://h:1", ca=tmp_path / "none.pem", certificate=None, key=None)
 
 
 def test_health_knows_the_tensors_of_this_project_only() -> None:

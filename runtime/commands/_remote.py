@@ -68,27 +68,7 @@ def backend_options(command: Command) -> Command:
             metavar="SECONDS",
             help="Longest wait for triton's answer, with all repetitions.",
         ),
-        click.option(
-            "--tls-key",
-            type=_FILE,
-            envvar="ERASABLEMASK_TLS_KEY",
-            metavar="PEM",
-            help="Your certificate's private key.",
-        ),
-        click.option(
-            "--tls-cert",
-            type=_FILE,
-            envvar="ERASABLEMASK_TLS_CERT",
-            metavar="PEM",
-            help="Your certificate; an authority's server demands one.",
-        ),
-        click.option(
-            "--tls-ca",
-            type=_FILE,
-            envvar="ERASABLEMASK_TLS_CA",
-            metavar="PEM",
-            help="Certificates that triton's must come from.  [default: the system's]",
-        ),
+        tls_options,
         click.option(
             "--url",
             envvar="ERASABLEMASK_URL",
@@ -106,6 +86,21 @@ def backend_options(command: Command) -> Command:
     ):
         decorated = decorate(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+def tls_options(command: Command) -> Command:
+    """``--tls-ca``, ``--tls-cert`` and ``--tls-key``, each a path or None."""
+    for variable, text, option in (
+        ("ERASABLEMASK_TLS_KEY", "Your certificate's private key.", "--tls-key"),
+        ("ERASABLEMASK_TLS_CERT", "Your certificate; an authority's server demands one.", "--tls-cert"),
+        (
+            "ERASABLEMASK_TLS_CA",
+            "Certificates that triton's must come from.  [default: the system's]",
+            "--tls-ca",
+        ),
+    ):
+        command = click.option(option, type=_FILE, envvar=variable, metavar="PEM", help=text)(command)
+    return command
 
 
 def say_backend(asked: object, chosen: str) -> None:

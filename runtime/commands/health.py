@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from ..manifest import Role
+from ..serving.settings import ROLES
+from ._remote import tls_options
 
 
 @click.command(
     epilog="""\b
-    Example:
+    Examples:
+      erasablemask health --role authority --url grpcs://localhost:8443 --no-inference \\
+          --tls-ca ca.pem --tls-cert probe.pem --tls-key probe.key
       erasablemask health --url grpc://127.0.0.1:8001"""
 )
 @click.option(
     "--url",
     default="grpc://127.0.0.1:8001",
     show_default=True,
-    metavar="grpc://HOST:PORT",
-    help="The server.",
+    metavar="URL",
+    help="The server, grpc://HOST:PORT or grpcs://HOST:PORT.",
 )
+@tls_options
 @click.option(
-    "--model",
-    "models",
-    multiple=True,
-    default=("protect", "attributes"),
+    "--role",
+    type=click.Choice(ROLES),
+    default="public",
     show_default=True,
-    help="A model that must answer; repeatable.",
+    help="Whose models must answer.",
+)
+@click.option("--model", "models", multiple=True, help="This model must answer instead; repeatable.")
+@click.option(
+    "--no-inference",
+    "only_ready",
+    is_flag=True,
+    help="Ask only whether server and models call themselves ready: an authority records every inference.",
 )
 @click.option(
     "--timeout-s",
@@ -32,18 +47,34 @@ import click
     show_default=True,
     help="Seconds for each model's answer.",
 )
-def command(url: str, models: tuple[str, ...], timeout_s: float) -> None:
+def command(
+    url: str,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    role: Role,
+    models: tuple[str, ...],
+    only_ready: bool,
+    timeout_s: float,
+) -> None:
     """Run one face through every model of a server.
 
     The exit code is 0 if all answered, 1 if one did not or was too busy.
     """
+    from ..errors import ServingError
     from ..serving.admin import Admin
-    from ..serving.endpoint import Endpoint
-    from ..serving.health import described, parse_url
+    from ..serving.health import described, endpoint_of
     from ..serving.probe import infer_once
+    from ..serving.repository import MODELS
 
-    host, port = parse_url(url)
-    with Admin(Endpoint(host=host, grpc_port=port)) as server:
-        for model in models:
-            infer_once(server, model, described(server.metadata(model)), timeout_s=timeout_s)
-    click.echo(f"{url}: {', '.join(models)} answered")
+    names = models or MODELS[role]
+    endpoint = endpoint_of(url, ca=tls_ca, certificate=tls_cert, key=tls_key)
+    with Admin(endpoint) as server:
+        for name in names:
+            entry = described(server.metadata(name))
+            if not only_ready:
+                infer_once(server, name, entry, timeout_s=timeout_s)
+        if only_ready and not server.is_ready():
+            raise ServingError(f"{url} answers, but is not ready")
+    is_so = "answered" if not only_ready else "are ready" if len(names) > 1 else "is ready"
+    click.echo(f"{url}: {', '.join(names)} {is_so}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,12 +11,14 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import ServingError
+from ..errors import ErasableMaskError, ServingError
 from ..manifest import Role
 from ..serving.settings import LOG_FORMATS, ROLES, SERVER_BACKENDS, ServerSettings
 from ._secrets import VARIABLE, secret_from
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "ERASABLEMASK_SERVE"
 FILE = click.Path(path_type=Path)
@@ -132,14 +135,29 @@ def command(role: Role | None, bundle: Path | None, ask: bool, **values: Any) ->
     except ServingError as error:
         raise click.UsageError(str(error)) from error
 
-    from ..serving.arrangement import serve
     from ..serving.logs import log_to_stderr
-    from ..serving.public import arrange_public
 
     log_to_stderr(settings.log_format)
-    if settings.role == "authority":
-        from ..serving.authority_server import arrange_authority
+    try:
+        status = _serve(settings, ask)
+    except ErasableMaskError as error:
+        if settings.log_format == "text":
+            raise
+        logger.error("%s", error)
+        status = 1
+    raise click.exceptions.Exit(status)
 
-        with arrange_authority(settings, secret_from(settings.key_file, ask)) as arrangement:
-            raise click.exceptions.Exit(serve(settings, arrangement))
-    raise click.exceptions.Exit(serve(settings, arrange_public(settings)))
+
+def _serve(settings: ServerSettings, ask: bool) -> int:
+    """Triton's exit status."""
+    from ..serving.arrangement import serve
+
+    if settings.role == "public":
+        from ..serving.public import arrange_public
+
+        return serve(settings, arrange_public(settings))
+
+    from ..serving.authority_server import arrange_authority
+
+    with arrange_authority(settings, secret_from(settings.key_file, ask)) as arrangement:
+        return serve(settings, arrangement)

@@ -65,7 +65,7 @@ def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
             )
             return ServerProcess(command, variables=installation.variables, memory_prefix=memory_prefix)
 
-        logger.info("starting %s, gRPC on %s", installation.program, endpoint.grpc_url)
+        logger.info("starting %s, its gRPC on %s", installation.program, endpoint.grpc_url)
         with Admin(endpoint) as server:
             return Supervisor(
                 settings,

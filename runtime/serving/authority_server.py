@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -22,6 +23,8 @@ from .settings import ServerSettings
 from .triton_config import ONNX
 
 RESTORE = "restore"
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -68,9 +71,10 @@ def arrange_authority(settings: ServerSettings, secret: Secret) -> Iterator[Arra
             return _read(open_role(settings.bundle, "authority"), secret, settings.instances)
 
         def open_door() -> AuthorityDoor:
-            return AuthorityDoor(
+            place = address(settings.host, settings.grpc_port)
+            door = AuthorityDoor(
                 DoorSettings(
-                    address=address(settings.host, settings.grpc_port),
+                    address=place,
                     upstream=endpoint.grpc_url,
                     max_concurrent=settings.max_erasures,
                     drain_s=settings.drain_s,
@@ -84,6 +88,8 @@ def arrange_authority(settings: ServerSettings, secret: Secret) -> Iterator[Arra
                 log=log,
                 policy=policy,
             )
+            logger.info("for clients with a certificate: grpcs://%s", place)
+            return door
 
         yield Arrangement(read=read, endpoint=endpoint, doors=(open_door,), write=models.write)
 

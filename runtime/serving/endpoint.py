@@ -17,11 +17,17 @@ TOKEN_KEY = "erasablemask-token"
 
 @dataclass(frozen=True, kw_only=True)
 class ClientTls:
-    """What the supervisor and a door reach a server with that demands certificates: PEM, in memory."""
+    """What a server with TLS is reached with: PEM, in memory.
 
-    server_ca: bytes
-    certificate: bytes
-    key: bytes = field(repr=False)
+    Attributes:
+        server_ca: signed the server's certificate; None: one of the system's did.
+        certificate: the client's own; None: the server demands none.
+        key: the certificate's.
+    """
+
+    server_ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ServingError
 from ..manifest import ModelFile, TensorSpec
 from .admin import TRITON_TYPES
+from .endpoint import ClientTls, Endpoint
+
+EXPECTED = "grpc://HOST:PORT or grpcs://HOST:PORT"
 
 _DTYPES = {told: dtype for dtype, told in TRITON_TYPES.items()}
 
 
-def parse_url(url: str) -> tuple[str, int]:
-    """Host and port of ``grpc://HOST:PORT``.
+def endpoint_of(url: str, *, ca: Path | None, certificate: Path | None, key: Path | None) -> Endpoint:
+    """Where ``grpc://HOST:PORT`` or ``grpcs://HOST:PORT`` is, and the PEM files to reach it with.
 
     Raises:
-        ServingError: it is another kind of address.
+        ServingError: it is another kind of address, or a file is missing, unreadable or of no use there.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ServingError(f"expected grpc://HOST:PORT, found {url!r}: {error}") from error
-    if parts.scheme != "grpc" or not host or not port or parts.path.strip("/"):
-        raise ServingError(f"expected grpc://HOST:PORT, found {url!r}")
-    return host, port
+        raise ServingError(f"expected {EXPECTED}, found {url!r}: {error}") from error
+    if parts.scheme not in ("grpc", "grpcs") or not host or not port or parts.path.strip("/"):
+        raise ServingError(f"expected {EXPECTED}, found {url!r}")
+    if parts.scheme == "grpc":
+        if ca or certificate or key:
+            raise ServingError(f"certificates are for grpcs://, found {url!r}")
+        return Endpoint(host=host, grpc_port=port)
+    if (certificate is None) != (key is None):
+        raise ServingError("expected a certificate and its key, found one of them")
+    try:
+        pems = [path.read_bytes() if path is not None else None for path in (ca, certificate, key)]
+    except OSError as error:
+        raise ServingError(f"cannot read {error.filename}: {error.strerror or error}") from error
+    tls = ClientTls(server_ca=pems[0], certificate=pems[1], key=pems[2])
+    return Endpoint(host=host, grpc_port=port, tls=tls)
 
 
 def described(metadata: Any) -> ModelFile:

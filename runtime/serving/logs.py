@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 
@@ -28,9 +29,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(log_format: LogFormat) -> None:
-    """Shows what the runtime logs, from INFO on."""
+    """Shows what the runtime logs, from INFO on; call it before the first use of gRPC."""
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
+        # gRPC writes lines of its own to stderr, say of a failed handshake, and they are no JSON.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

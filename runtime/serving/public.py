@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from ..manifest import Manifest
@@ -12,6 +13,8 @@ from .http_door import HttpDoor
 from .repository import MODELS, ServedModel, models_of, open_role, platform_named
 from .settings import ServerSettings
 from .supervisor import OpenDoor
+
+logger = logging.getLogger(__name__)
 
 
 def arrange_public(settings: ServerSettings) -> Arrangement:
@@ -41,7 +44,7 @@ def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifes
     models = {name: manifest.models[name] for name in MODELS["public"]}
 
     def open_grpc() -> GrpcDoor:
-        return GrpcDoor(
+        door = GrpcDoor(
             models,
             max_batch=manifest.max_batch,
             upstream=endpoint.grpc_url,
@@ -49,13 +52,15 @@ def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifes
             shared_memory=settings.shared_memory,
             drain_s=settings.drain_s,
         ).start()
+        logger.info("for clients: grpc://%s", address(settings.host, settings.grpc_port))
+        return door
 
     http_port, upstream_port = settings.http_port, endpoint.http_port
     if http_port is None or upstream_port is None:
         return (open_grpc,)
 
     def open_http() -> HttpDoor:
-        return HttpDoor(
+        door = HttpDoor(
             models,
             max_batch=manifest.max_batch,
             upstream_port=upstream_port,
@@ -63,5 +68,7 @@ def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifes
             port=http_port,
             drain_s=settings.drain_s,
         ).start()
+        logger.info("for clients: http://%s", address(settings.host, door.port))
+        return door
 
     return open_grpc, open_http
