@@ -420,7 +420,7 @@ def test_a_server_that_does_not_answer_is_given_up(fake: FakeTriton) -> None:
 
 def test_too_many_large_bodies_are_busy(door: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_until(lambda: door._held_bytes == 0)
-    monkeypatch.setattr("runtime.serving.http_door.HELD_BYTES", 1000)
+    monkeypatch.setattr(door, "_limit", 1000)
     with socket.create_connection(("127.0.0.1", door.port), timeout=5) as connection:
         connection.sendall(head("Content-Length: 900") + b"{")
         wait_until(lambda: door._held_bytes == 900)

@@ -118,16 +118,15 @@ def test_knobs_that_are_no_numbers_are_refused(
 @pytest.mark.parametrize(
     ("network", "rows", "cut", "message"),
     [
-        ("protect", 1_000_000, 0, "batch size does not match other inputs"),
-        ("protect", 2**63 - 1, 0, "batch size does not match other inputs"),
-        ("protect", -1, 0, "batch size does not match other inputs"),
-        ("protect", 1, 1, "byte size mismatch"),
-        ("attributes", 1_000_000, 0, "batch-size must be <= 64"),
-        ("attributes", 2**63 - 1, 0, "byte size mismatch"),
-        ("attributes", -1, 0, "byte size mismatch"),
-        ("attributes", 2**40, 0, "max allowed is 64"),  # Triton counts rows modulo 2**32
-        ("attributes", 0, 0, "max allowed is 64"),
-        ("attributes", 1, 49152, "byte size mismatch"),
+        ("protect", 1_000_000, 0, "expected 1 to 64 faces"),
+        ("protect", 2**63 - 1, 0, "expected 1 to 64 faces"),
+        ("protect", -1, 0, "expected 1 to 64 faces"),
+        ("protect", 1, 1, "expected 49152 bytes of 'faces', found 49151"),
+        ("attributes", 1_000_000, 0, "expected 1 to 64 faces"),
+        ("attributes", 2**40, 0, "expected 1 to 64 faces"),  # Triton counts rows modulo 2**32
+        ("attributes", 0, 0, "expected 1 to 64 faces"),
+        ("attributes", 64, 0, "expected 3145728 bytes of 'faces', found 49152"),
+        ("attributes", 1, 49152, "expected 49152 bytes of 'faces', found 0"),
     ],
 )
 def test_what_no_client_library_sends_is_refused(
@@ -235,8 +234,8 @@ def test_a_client_that_vanishes_does_no_harm(server: TritonServer, still_serves:
     assert {path.name for path in Path("/dev/shm").glob("psm_*")} <= before
 
 
-def test_another_clients_bad_batch_costs_a_repetition_only(running: Running, bundle: Bundle) -> None:
-    """Triton takes zero faces of 128 rows for 128 faces, and fails what it fused them with."""
+def test_another_clients_bad_batch_is_fused_with_nothing(running: Running, bundle: Bundle) -> None:
+    """Triton would take zero faces of 128 rows for 128 faces, and fail what it fused them with."""
     inputs = {"faces": inputs_of(1)["faces"]}
     with create_backend("ort-cpu", bundle.read("attributes"), threads=THREADS) as local:
         expected = local.run(inputs)["probabilities"]
@@ -249,7 +248,7 @@ def test_another_clients_bad_batch_costs_a_repetition_only(running: Running, bun
         with grpc.insecure_channel(running.url) as channel:
             stub = services.GRPCInferenceServiceStub(channel)
             while time.monotonic() < end:
-                with pytest.raises(grpc.RpcError):
+                with pytest.raises(grpc.RpcError, match="expected 1 to 64 faces in a request, found 0"):
                     stub.ModelInfer(request, timeout=10)
 
     def protect(_: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from ..closing import Closing
 from ..errors import MissingExtraError, ServingError
 from ..manifest import ModelFile
+from .grpc_checks import OVERHEAD_BYTES, row_bytes
 from .http_checks import RefusedError, body_limit, check_infer
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# Bodies held at once, in bytes: beyond, the door is busy. And JSON read at once, which takes Python's lock.
-HELD_BYTES = 256 << 20
+# Bodies held at once, in full batches of binary faces: beyond, the door is busy. And JSON read at once, which
+# takes Python's lock.
+HELD_BATCHES = 3
 CHECKS_AT_ONCE = 2
 LARGE_BYTES = 1 << 20
 
@@ -71,6 +73,8 @@ class HttpDoor(Closing):
         self._models, self._max_batch = dict(models), max_batch
         self._upstream = f"http://127.0.0.1:{upstream_port}"
         self._tls, self._receive_s, self._answer_s, self._drain_s = tls, receive_s, answer_s, drain_s
+        largest = max(sum(map(row_bytes, model.inputs)) for model in models.values())
+        self._limit = HELD_BATCHES * (max_batch * largest + OVERHEAD_BYTES)
         self._held_bytes, self._checks = 0, asyncio.Semaphore(CHECKS_AT_ONCE)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -174,8 +178,8 @@ class HttpDoor(Closing):
     @contextlib.contextmanager
     def _room(self, length: int) -> Iterator[None]:
         """Counts the bodies in flight; a single one always has room."""
-        if self._held_bytes and self._held_bytes + length > HELD_BYTES:
-            raise RefusedError(503, "the server is busy with other large requests; try again later")
+        if self._held_bytes and self._held_bytes + length > self._limit:
+            raise RefusedError(503, "busy; try again")
         self._held_bytes += length
         try:
             yield

@@ -39,7 +39,7 @@ class ServerSettings:
         shared_memory: let clients on this machine pass tensors through system shared memory.
         start_timeout_s: until every model must have answered.
         probe_interval_s: between two inferences that check each model.
-        probe_timeout_s: until such an inference counts as not answered; more than the queue's 2 s.
+        probe_timeout_s: until such an inference counts as not answered; a full server takes seconds.
         backoff_s: before the first restart; doubled with each one that follows soon.
         backoff_max_s: the longest such wait.
         drain_s: for requests in flight, after a signal to end.
