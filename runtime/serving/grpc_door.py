@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..closing import Closing
 from ..errors import MissingExtraError, ServingError
 from ..manifest import ModelFile
-from .grpc_checks import RefusedError, check_infer, check_model, message_limit
+from .grpc_checks import RefusedError, check_infer, check_known, check_model, message_limit
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -81,7 +81,7 @@ class GrpcDoor(Closing):
         try:
             from tritonclient.grpc import service_pb2  # noqa: F401
         except (ImportError, RuntimeError) as error:  # tritonclient's own error without gRPC is the latter
-            raise MissingExtraError("tritonclient", "triton") from error
+            raise MissingExtraError("tritonclient[grpc]", "triton") from error
         opened = threading.Event()
         failed: list[RuntimeError] = []
         self._thread = threading.Thread(
@@ -158,10 +158,10 @@ class GrpcDoor(Closing):
         message = getattr(service_pb2, f"{name}Request")
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            if name in _ABOUT_MODEL:
-                request = _parsed(message, data)
-                if request.name or name != "ModelStatistics":  # which without a name is of all models
-                    check_model(self._models, request.name)
+            request = _parsed(message, data)
+            # Statistics without a name are of all models.
+            if name in _ABOUT_MODEL and (request.name or name != "ModelStatistics"):
+                check_model(self._models, request.name, request.version)
             return await ask(data, timeout=_sooner(context, _HEALTH_TIMEOUT_S))
 
         return handle
@@ -173,7 +173,7 @@ class GrpcDoor(Closing):
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
             request = _parsed(service_pb2.ModelInferRequest, data)
-            entry = check_model(self._models, request.model_name)
+            entry = check_model(self._models, request.model_name, request.model_version)
             faces = check_infer(request, entry, self._max_batch, shared_memory=self._shared_memory)
             with self._room(faces):
                 return await ask(data, timeout=_sooner(context, self._answer_s))
@@ -215,9 +215,12 @@ def _parsed(message: Any, data: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        return message.FromString(data)
+        request = message.FromString(data)
     except DecodeError as error:
-        raise RefusedError("INVALID_ARGUMENT", "the request is no message of this protocol") from error
+        name = message.DESCRIPTOR.name
+        raise RefusedError("INVALID_ARGUMENT", f"expected a {name}, found other bytes") from error
+    check_known(request)
+    return request
 
 
 def _sooner(context: grpc.aio.ServicerContext, timeout_s: float) -> float:
