@@ -83,16 +83,18 @@ class GrpcDoor(Closing):
         except (ImportError, RuntimeError) as error:  # tritonclient's own error without gRPC is the latter
             raise MissingExtraError("tritonclient[grpc]", "triton") from error
         opened = threading.Event()
-        failed: list[RuntimeError] = []
+        failed: list[Exception] = []
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(opened, failed)), name="grpc-door", daemon=True
+            target=lambda: self._run(opened, failed), name="grpc-door", daemon=True
         )
         self._thread.start()
         opened.wait()
         if failed:
             self._thread.join()
             self._thread = None
-            raise ServingError(f"cannot listen on {self._address}: {failed[0]}; choose another port")
+            raise ServingError(
+                f"cannot listen on {self._address}: {failed[0]}; choose another port"
+            ) from failed[0]
         return self
 
     def close(self) -> None:
@@ -106,7 +108,18 @@ class GrpcDoor(Closing):
     def __enter__(self) -> Self:
         return self.start()
 
-    async def _serve(self, opened: threading.Event, failed: list[RuntimeError]) -> None:
+    def _run(self, opened: threading.Event, failed: list[Exception]) -> None:
+        """The thread. Whatever happens in it, ``start`` does not wait for ever."""
+        try:
+            asyncio.run(self._serve(opened))
+        except Exception as error:
+            if opened.is_set():
+                logger.exception("the door did not close as it should")
+            failed.append(error)
+        finally:
+            opened.set()
+
+    async def _serve(self, opened: threading.Event) -> None:
         import grpc.aio
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -125,14 +138,11 @@ class GrpcDoor(Closing):
                 )
             )
             server.add_generic_rpc_handlers((self._handlers(channel),))
-            try:
-                self.port = server.add_insecure_port(self._address)
-                await server.start()
-            except RuntimeError as error:
-                failed.append(error)
-                return
-            finally:
-                opened.set()
+            if not 0 <= int(self._address.rpartition(":")[2]) <= 65535:  # gRPC takes 70000 for 4464
+                raise ValueError("no such port")
+            self.port = server.add_insecure_port(self._address)
+            await server.start()
+            opened.set()
             await self._stop.wait()
             await server.stop(self._drain_s)
 
