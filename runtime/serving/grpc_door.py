@@ -138,8 +138,9 @@ class GrpcDoor(Closing):
                 )
             )
             server.add_generic_rpc_handlers((self._handlers(channel),))
-            if not 0 <= int(self._address.rpartition(":")[2]) <= 65535:  # gRPC takes 70000 for 4464
-                raise ValueError("no such port")
+            port = self._address.rpartition(":")[2]
+            if not port.isdecimal() or int(port) > 65535:  # gRPC takes 70000 for 4464
+                raise ValueError(f"expected a port from 0 to 65535, found {port!r}")
             self.port = server.add_insecure_port(self._address)
             await server.start()
             opened.set()
