@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..backends.triton_wire import DATA_TYPES
 from ..manifest import ModelFile, TensorSpec
 
-DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
+# Parameter -> the kinds that Triton takes for it.
+Kinds = Mapping[str, tuple[str, ...]]
 # They change when a request is worked on, not how; the last one is of clients that also know streams.
-PARAMETERS = frozenset({"timeout", "priority", "triton_enable_empty_final_response"})
-SHARED_MEMORY = frozenset(
-    {"shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "binary_data_size"}
-)
+PARAMETERS: Kinds = {
+    "timeout": ("int64_param", "uint64_param"),
+    "priority": ("int64_param", "uint64_param"),
+    "triton_enable_empty_final_response": ("bool_param",),
+}
+SHARED_MEMORY: Kinds = {
+    "shared_memory_region": ("string_param",),
+    "shared_memory_offset": ("int64_param",),
+    "shared_memory_byte_size": ("int64_param",),
+}
 # Names and shapes around the tensors.
 OVERHEAD_BYTES = 64 * 1024
 _SHOWN_CHARS = 64
@@ -40,7 +49,21 @@ def message_limit(models: Mapping[str, ModelFile], max_batch: int) -> int:
     return OVERHEAD_BYTES + max_batch * max(sum(map(row_bytes, specs)) for specs in sides)
 
 
-def check_model(models: Mapping[str, ModelFile], name: str) -> ModelFile:
+def check_known(message: Any) -> None:
+    """Checks that a parsed message has no fields beyond those of the protocol here, at any depth.
+
+    Triton may know more, and messages are passed on as the bytes they came as.
+
+    Raises:
+        RefusedError: INVALID_ARGUMENT.
+    """
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    if unknown := size - message.ByteSize():
+        raise _invalid(f"expected only fields of this protocol, found {unknown} bytes of others")
+
+
+def check_model(models: Mapping[str, ModelFile], name: str, version: str) -> ModelFile:
     """The entry of a model that is served.
 
     Raises:
@@ -48,6 +71,8 @@ def check_model(models: Mapping[str, ModelFile], name: str) -> ModelFile:
     """
     if name not in models:
         raise RefusedError("NOT_FOUND", f"unknown model {_short(name)}; this server has: {', '.join(models)}")
+    if version and not re.fullmatch("[0-9]{1,18}", version):
+        raise RefusedError("NOT_FOUND", f"expected a version number or none, found {_short(version)}")
     return models[name]
 
 
@@ -65,9 +90,9 @@ def check_infer(request: Any, entry: ModelFile, max_batch: int, *, shared_memory
     """
     _only(request.parameters, PARAMETERS, "the request")
     specs = {spec.name: spec for spec in entry.inputs}
-    names = [tensor.name for tensor in request.inputs]
+    names = [tensor.name for tensor in request.inputs[: len(specs) + 1]]
     if sorted(names) != sorted(specs):
-        raise _invalid(f"expected the inputs {', '.join(specs)}, each once; found {_short(', '.join(names))}")
+        raise _invalid(f"expected the inputs {', '.join(specs)}, each once; found {_listed(names)}")
     rows = {_rows(tensor, specs[tensor.name], max_batch) for tensor in request.inputs}
     if len(rows) != 1:
         raise _invalid(f"expected as many rows in every input, found {', '.join(map(str, sorted(rows)))}")
@@ -78,18 +103,21 @@ def check_infer(request: Any, entry: ModelFile, max_batch: int, *, shared_memory
         if tensor.HasField("contents"):
             raise _invalid(f"expected {tensor.name!r} in raw_input_contents, found a list of numbers")
         if "shared_memory_region" in tensor.parameters:
-            _check_region(tensor, count * row_bytes(spec), allowed=shared_memory)
+            found = _region_bytes(tensor, allowed=shared_memory)
+            if found != (size := count * row_bytes(spec)):
+                raise _invalid(f"expected {size} bytes of {tensor.name!r} in shared memory, found {found}")
         else:
-            _only(tensor.parameters, frozenset(), f"the input {tensor.name!r}")
+            _only(tensor.parameters, {}, f"the input {tensor.name!r}")
             _check_raw(tensor.name, spec, next(raw, b""), count)
     if next(raw, None) is not None:
         raise _invalid("expected as many raw_input_contents as inputs without shared memory, found more")
-    _check_outputs(request, entry, shared_memory)
+    _check_outputs(request, entry, count, shared_memory)
     return count
 
 
 def _rows(tensor: Any, spec: TensorSpec, max_batch: int) -> int:
-    shape, kind = tuple(tensor.shape), DATA_TYPES[spec.dtype]
+    # One axis too many says enough: a hostile request may have millions.
+    shape, kind = tuple(tensor.shape[: len(spec.shape) + 1]), DATA_TYPES[spec.dtype]
     if tensor.datatype != kind or shape[1:] != spec.shape[1:]:
         expected = ", ".join(map(str, ("faces", *spec.shape[1:])))
         raise _invalid(
@@ -109,28 +137,41 @@ def _check_raw(name: str, spec: TensorSpec, raw: bytes, rows: int) -> None:
         raise _invalid(f"expected finite numbers in {name!r}, found infinities or NaN")
 
 
-def _check_region(tensor: Any, size: int, *, allowed: bool) -> None:
+def _region_bytes(tensor: Any, *, allowed: bool) -> int:
+    """How much of a region of shared memory is a tensor's."""
     if not allowed:
-        raise _invalid("this server takes no shared memory; send the faces in the request")
-    _only(tensor.parameters, SHARED_MEMORY, f"{tensor.name!r}")
-    if (found := tensor.parameters["shared_memory_byte_size"].int64_param) != size:
-        raise _invalid(f"expected {size} bytes of {tensor.name!r} in shared memory, found {found}")
+        raise _invalid(f"expected {tensor.name!r} in the message itself, found shared memory")
+    _only(tensor.parameters, SHARED_MEMORY, repr(tensor.name))
+    size: int = tensor.parameters["shared_memory_byte_size"].int64_param
+    return size
 
 
-def _check_outputs(request: Any, entry: ModelFile, shared_memory: bool) -> None:
-    known = [spec.name for spec in entry.outputs]
-    for output in request.outputs:
-        if output.name not in known:
-            raise _invalid(f"expected outputs among {', '.join(known)}, found {_short(output.name)}")
-        _only(
-            output.parameters, SHARED_MEMORY if shared_memory else frozenset(), f"the output {output.name!r}"
+def _check_outputs(request: Any, entry: ModelFile, rows: int, shared_memory: bool) -> None:
+    specs = {spec.name: spec for spec in entry.outputs}
+    names = [output.name for output in request.outputs[: len(specs) + 1]]
+    if not specs.keys() >= set(names) or len(set(names)) != len(names):
+        raise _invalid(
+            f"expected outputs among {', '.join(specs)}, each at most once; found {_listed(names)}"
         )
+    for output in request.outputs:
+        if "shared_memory_region" not in output.parameters:
+            _only(output.parameters, {}, f"the output {output.name!r}")
+            continue
+        found = _region_bytes(output, allowed=shared_memory)
+        if found < (size := rows * row_bytes(specs[output.name])):
+            raise _invalid(f"expected {size} bytes or more for {output.name!r}, found {found}")
 
 
-def _only(parameters: Any, allowed: frozenset[str], where: str) -> None:
-    if unknown := sorted(set(parameters) - allowed):
+def _only(parameters: Any, allowed: Kinds, where: str) -> None:
+    if (unknown := next((name for name in parameters if name not in allowed), None)) is not None:
         expected = ", ".join(sorted(allowed)) or "none"
-        raise _invalid(f"expected parameters of {where}: {expected}; found {_short(', '.join(unknown))}")
+        raise _invalid(f"expected parameters of {where}: {expected}; found {_short(unknown)}")
+    for name, value in parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        if kind not in allowed[name] or (kind == "int64_param" and value.int64_param < 0):
+            expected = " or ".join(allowed[name])
+            found = _short(str(value).strip() or "none")
+            raise _invalid(f"expected {name} of {where} as {expected}, not negative; found {found}")
 
 
 def _invalid(message: str) -> RefusedError:
@@ -140,3 +181,7 @@ def _invalid(message: str) -> RefusedError:
 def _short(text: str) -> str:
     """What came from outside: quoted and bounded."""
     return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "...")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return _short(", ".join(names) or "none")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..closing import Closing
 from ..errors import MissingExtraError, ServingError
 from ..manifest import ModelFile
-from .grpc_checks import RefusedError, check_infer, check_model, message_limit
+from .grpc_checks import RefusedError, check_infer, check_known, check_model, message_limit
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -81,18 +81,20 @@ class GrpcDoor(Closing):
         try:
             from tritonclient.grpc import service_pb2  # noqa: F401
         except (ImportError, RuntimeError) as error:  # tritonclient's own error without gRPC is the latter
-            raise MissingExtraError("tritonclient", "triton") from error
+            raise MissingExtraError("tritonclient[grpc]", "triton") from error
         opened = threading.Event()
-        failed: list[RuntimeError] = []
+        failed: list[Exception] = []
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(opened, failed)), name="grpc-door", daemon=True
+            target=lambda: self._run(opened, failed), name="grpc-door", daemon=True
         )
         self._thread.start()
         opened.wait()
         if failed:
             self._thread.join()
             self._thread = None
-            raise ServingError(f"cannot listen on {self._address}: {failed[0]}; choose another port")
+            raise ServingError(
+                f"cannot listen on {self._address}: {failed[0]}; choose another port"
+            ) from failed[0]
         return self
 
     def close(self) -> None:
@@ -106,7 +108,18 @@ class GrpcDoor(Closing):
     def __enter__(self) -> Self:
         return self.start()
 
-    async def _serve(self, opened: threading.Event, failed: list[RuntimeError]) -> None:
+    def _run(self, opened: threading.Event, failed: list[Exception]) -> None:
+        """The thread. Whatever happens in it, ``start`` does not wait for ever."""
+        try:
+            asyncio.run(self._serve(opened))
+        except Exception as error:
+            if opened.is_set():
+                logger.exception("the door did not close as it should")
+            failed.append(error)
+        finally:
+            opened.set()
+
+    async def _serve(self, opened: threading.Event) -> None:
         import grpc.aio
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -125,14 +138,12 @@ class GrpcDoor(Closing):
                 )
             )
             server.add_generic_rpc_handlers((self._handlers(channel),))
-            try:
-                self.port = server.add_insecure_port(self._address)
-                await server.start()
-            except RuntimeError as error:
-                failed.append(error)
-                return
-            finally:
-                opened.set()
+            port = self._address.rpartition(":")[2]
+            if not port.isdecimal() or int(port) > 65535:  # gRPC takes 70000 for 4464
+                raise ValueError(f"expected a port from 0 to 65535, found {port!r}")
+            self.port = server.add_insecure_port(self._address)
+            await server.start()
+            opened.set()
             await self._stop.wait()
             await server.stop(self._drain_s)
 
@@ -158,10 +169,10 @@ class GrpcDoor(Closing):
         message = getattr(service_pb2, f"{name}Request")
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            if name in _ABOUT_MODEL:
-                request = _parsed(message, data)
-                if request.name or name != "ModelStatistics":  # which without a name is of all models
-                    check_model(self._models, request.name)
+            request = _parsed(message, data)
+            # Statistics without a name are of all models.
+            if name in _ABOUT_MODEL and (request.name or name != "ModelStatistics"):
+                check_model(self._models, request.name, request.version)
             return await ask(data, timeout=_sooner(context, _HEALTH_TIMEOUT_S))
 
         return handle
@@ -173,7 +184,7 @@ class GrpcDoor(Closing):
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
             request = _parsed(service_pb2.ModelInferRequest, data)
-            entry = check_model(self._models, request.model_name)
+            entry = check_model(self._models, request.model_name, request.model_version)
             faces = check_infer(request, entry, self._max_batch, shared_memory=self._shared_memory)
             with self._room(faces):
                 return await ask(data, timeout=_sooner(context, self._answer_s))
@@ -215,9 +226,12 @@ def _parsed(message: Any, data: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        return message.FromString(data)
+        request = message.FromString(data)
     except DecodeError as error:
-        raise RefusedError("INVALID_ARGUMENT", "the request is no message of this protocol") from error
+        name = message.DESCRIPTOR.name
+        raise RefusedError("INVALID_ARGUMENT", f"expected a {name}, found other bytes") from error
+    check_known(request)
+    return request
 
 
 def _sooner(context: grpc.aio.ServicerContext, timeout_s: float) -> float:
