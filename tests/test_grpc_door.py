@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from runtime.backends.retries import Failure
 from runtime.backends.triton import TritonServer
+from runtime.backends.triton_wire import failure_of
 from runtime.errors import MissingExtraError, ServingError
 from runtime.serving.grpc_checks import message_limit
 from runtime.serving.grpc_door import BATCHES_IN_FLIGHT, SERVICE, GrpcDoor
@@ -208,6 +210,20 @@ def test_a_busy_door_says_so_at_once(fake: FakeTriton, door: GrpcDoor) -> None:
             future.result()
         call(channel, one)
     wait_until(lambda: door._faces == 0)
+
+
+def test_calls_are_bounded_as_well(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that are only read: messages that arrive take memory before they can be counted as faces."""
+    monkeypatch.setattr("runtime.serving.grpc_door.CALLS_AT_ONCE", 1)
+    with door_to(fake) as door, channel_to(door) as channel:
+        fake.let_go.clear()
+        running = in_background(channel, 1)
+        assert fake.arrived.acquire(timeout=TIMEOUT_S)
+        code, message = refused(lambda: call(channel, honest().SerializeToString()))
+        assert code == Status.RESOURCE_EXHAUSTED
+        assert failure_of(code.name, message) == Failure.BUSY
+        fake.let_go.set()
+        running.result()
 
 
 def test_the_deadline_is_passed_on(fake: FakeTriton, door: GrpcDoor) -> None:

@@ -17,7 +17,7 @@ from .retries import Failure
 DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 # What Triton says when the queue is full, and when a request waited in it for too long; what a door says.
-_BUSY = ("exceeds maximum queue size", "timeout expired", "busy; try again", "is busy with other")
+_BUSY = ("exceeds maximum queue size", "timeout expired", "busy; try again", "concurrent rpc limit")
 # A killed Python stub; a model that is being loaded again; a region of shared memory that was registered
 # with a server that has since been started again; and a batch that another client's request spoilt: over gRPC
 # Triton counts one of shape (0, 128, ...) as 128 rows, and fails all requests that it was fused with.

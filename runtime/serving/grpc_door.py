@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SERVICE = "inference.GRPCInferenceService"
 # Batches of faces in flight; beyond, the door is busy. One is computed, the others wait.
 BATCHES_IN_FLIGHT = 3
+# Messages that arrive or are in flight: each may hold a full batch, so this bounds the memory, too.
+CALLS_AT_ONCE = 256
 
 _ABOUT_SERVER = ("ServerLive", "ServerReady", "ServerMetadata")
 _ABOUT_MODEL = ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
@@ -135,7 +137,12 @@ class GrpcDoor(Closing):
                     ("grpc.so_reuseport", 0),
                     # No compression: a small message must not unfold into a large one.
                     ("grpc.compression_enabled_algorithms_bitset", 1),
-                )
+                    ("grpc.server_handshake_timeout_ms", 10_000),
+                    # A client whose machine is gone is noticed.
+                    ("grpc.keepalive_time_ms", 30_000),
+                    ("grpc.keepalive_timeout_ms", 10_000),
+                ),
+                maximum_concurrent_rpcs=CALLS_AT_ONCE,
             )
             server.add_generic_rpc_handlers((self._handlers(channel),))
             port = self._address.rpartition(":")[2]
