@@ -80,8 +80,9 @@ def test_the_public_role_is_arranged_from_its_bundle() -> None:
     settings = ServerSettings(role="public", bundle=default_bundle("public"), metrics_port=9000)
     arrangement = arrange_public(settings)
     assert list(arrangement.read()) == ["protect", "attributes"]
-    assert (arrangement.endpoint.grpc_port, arrangement.endpoint.metrics_port) == (8001, 9000)
-    assert arrangement.endpoint.http_port is None
+    assert arrangement.endpoint.grpc_port != settings.grpc_port  # which is the door's
+    assert arrangement.endpoint.metrics_port == 9000
+    assert (arrangement.endpoint.http_port, len(arrangement.doors)) == (None, 1)
     with pytest.raises(ServingError, match="expected --config-name to be one of trt"):
         arrange_public(ServerSettings(role="public", bundle=settings.bundle, config_name="x"))
 
