@@ -140,10 +140,7 @@ def memory(root: int) -> dict[str, float]:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:  # it ended meanwhile
             continue
-        stub = re.search(r"/(\w+)/1/model\.py|stub.*?/(\w+)/", line)
-        name = "supervisor" if pid == root else "tritonserver" if "tritonserver " in line else "stub"
-        if name == "stub" and stub:
-            name = f"stub {next(group for group in stub.groups() if group)}"
+        name = "supervisor" if pid == root else "tritonserver" if "tritonserver " in line else "stubs"
         private_kib = sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
         sizes[name] = sizes.get(name, 0.0) + private_kib / 1024
     return sizes

@@ -161,7 +161,7 @@ def test_memory_is_that_of_the_process_and_its_children() -> None:
     finally:
         child.kill()
         child.wait()
-    assert sizes["stub"] > 64
+    assert sizes["stubs"] > 64
     assert sizes["supervisor"] > 10
 
 
