@@ -20,20 +20,13 @@ import torch
 from onnx import TensorProto, helper
 
 from export import engine as engine_module
-from export.engine import (
-    AMPERE_PLUS,
-    Engine,
-    EngineOptions,
-    build_engine,
-    write_engine,
-)
+from export.engine import AMPERE_PLUS, Engine, EngineOptions, build_engine, write_engine
 from export.engine_precision import check_network_precision
 from export.errors import ExportError, PrecisionError
 from export.faces import synthetic_faces
 from export.gpu import Gpu
 from export.onnx_graph import to_onnx
 from export.precision import store_fp16
-from export.quantization import quantize_int8
 from export.run import inputs_of, load_run
 from export.timing_cache import attach_timing_cache, save_timing_cache, timing_cache_path
 from runtime.engine_sidecar import BatchProfile, EngineSidecar, read_engine, sidecar_path
@@ -42,7 +35,6 @@ from runtime.manifest import sha256_of
 from runtime.tensorrt_library import load_tensorrt
 
 from .conftest import onnx_bytes
-from .test_quantization import chain, pictures
 from .tiny_run import SIZE, save_run
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra dev)")
@@ -199,17 +191,6 @@ def test_a_convolution_of_two_types_is_neither() -> None:
     for precision in ("fp16", "fp32"):
         with pytest.raises(PrecisionError, match=r"c \(FLOAT, HALF\)"):
             check_network_precision(trt, network, precision, b"")
-
-
-def test_int8_is_verified_on_what_the_inner_convolutions_read() -> None:
-    model = chain()
-    quantized = quantize_int8(model, pictures(), "int8").SerializeToString()
-    assert build_engine(quantized, precision="int8", options=RTX).sidecar.precision == "int8"
-    message = r"asked for int8, that is INT8, but 1 of 1 convolutions have other types: inner \(FLOAT\)"
-    with pytest.raises(PrecisionError, match=message):
-        build_engine(model.SerializeToString(), precision="int8", options=RTX)
-    with pytest.raises(PrecisionError, match="no convolution inside to verify it on"):
-        build_engine(convolution(), precision="int8", options=RTX)
 
 
 def test_a_precision_that_cannot_be_verified_is_an_error() -> None:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ..closing import Closing
 from ..errors import MissingExtraError, ServingError
 from .audit import AuditLog
-from .authority_request import Contract, RefusedError, check_model
+from .authority_request import Contract, check_model
 from .authority_restore import Restoring, client_of
 from .certificate_maker import EphemeralTls
 from .certificates import ServerCertificates
 from .clients import ClientPolicy
+from .grpc_checks import RefusedError
 
 if TYPE_CHECKING:
     import grpc

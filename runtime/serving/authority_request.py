@@ -11,20 +11,13 @@ from typing import Any, Self
 
 from ..errors import BundleError
 from ..manifest import ModelFile, TensorSpec
+from .grpc_checks import RefusedError
 
 # For Triton's queue; they change when a request is worked on, not how.
 PARAMETERS = frozenset({"timeout", "priority"})
 # Names and shapes around the faces. Requests are read whole before they are checked, so no more is let in.
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 _SHOWN_CHARS = 64
-
-
-class RefusedError(Exception):
-    """A request is not one that is answered. ``code`` is the name of a gRPC status."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import AuditError, CertificateError, ServingError
 from .audit import AuditLog, Entry
-from .authority_request import Contract, RefusedError, check_answer, check_request
+from .authority_request import Contract, check_answer, check_request
 from .clients import ClientIdentity, ClientPolicy, identify
+from .grpc_checks import RefusedError
 
 if TYPE_CHECKING:
     import grpc

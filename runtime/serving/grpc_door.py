@@ -11,11 +11,11 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from ..closing import Closing
-from ..errors import MissingExtraError, ServingError
+from ..errors import MissingExtraError
 from ..manifest import ModelFile
+from .async_door import AsyncDoor
 from .grpc_checks import RefusedError, check_infer, check_known, check_model, message_limit
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _HEALTH_TIMEOUT_S = 5.0
 logger = logging.getLogger(__name__)
 
 
-class GrpcDoor(Closing):
+class GrpcDoor(AsyncDoor):
     """Runs the proxy in a thread of its own from ``start`` to ``close``. A context manager that starts it.
 
     Open: health, metadata, configuration, statistics and inference of the models; with ``shared_memory`` also
@@ -64,67 +64,22 @@ class GrpcDoor(Closing):
         answer_s: float = 120.0,
         drain_s: float = 30.0,
     ) -> None:
+        super().__init__(address)
         self.port = 0
         self._models, self._max_batch = dict(models), max_batch
         self._upstream, self._address = upstream, address
         self._shared_memory, self._answer_s, self._drain_s = shared_memory, answer_s, drain_s
         self._faces, self._limit = 0, BATCHES_IN_FLIGHT * max_batch
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
 
-    def start(self) -> Self:
-        """Listens; returns the door itself when its port is open.
-
-        Raises:
-            MissingExtraError: tritonclient is not installed.
-            ServingError: the port cannot be opened.
-        """
+    def _check_installed(self) -> None:
         try:
             from tritonclient.grpc import service_pb2  # noqa: F401
         except (ImportError, RuntimeError) as error:  # tritonclient's own error without gRPC is the latter
             raise MissingExtraError("tritonclient[grpc]", "triton") from error
-        opened = threading.Event()
-        failed: list[Exception] = []
-        self._thread = threading.Thread(
-            target=lambda: self._run(opened, failed), name="grpc-door", daemon=True
-        )
-        self._thread.start()
-        opened.wait()
-        if failed:
-            self._thread.join()
-            self._thread = None
-            raise ServingError(
-                f"cannot listen on {self._address}: {failed[0]}; choose another port"
-            ) from failed[0]
-        return self
 
-    def close(self) -> None:
-        """Takes no more requests, and waits for those in flight. Closing twice does nothing."""
-        if self._thread is None or self._loop is None or self._stop is None:
-            return
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._thread = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def _run(self, opened: threading.Event, failed: list[Exception]) -> None:
-        """The thread. Whatever happens in it, ``start`` does not wait for ever."""
-        try:
-            asyncio.run(self._serve(opened))
-        except Exception as error:
-            if opened.is_set():
-                logger.exception("the door did not close as it should")
-            failed.append(error)
-        finally:
-            opened.set()
-
-    async def _serve(self, opened: threading.Event) -> None:
+    async def _serve(self, opened: threading.Event, stop: asyncio.Event) -> None:
         import grpc.aio
 
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         size = message_limit(self._models, self._max_batch)
         limits = (("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size))
         # A restarted Triton is found at once, and a proxy from the environment is none for this machine.
@@ -151,7 +106,7 @@ class GrpcDoor(Closing):
             self.port = server.add_insecure_port(self._address)
             await server.start()
             opened.set()
-            await self._stop.wait()
+            await stop.wait()
             await server.stop(self._drain_s)
 
     def _handlers(self, channel: grpc.aio.Channel) -> grpc.GenericRpcHandler:

@@ -9,11 +9,12 @@ import logging
 import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from ..closing import Closing
-from ..errors import MissingExtraError, ServingError
+from ..errors import MissingExtraError
 from ..manifest import ModelFile
+from .async_door import AsyncDoor
+from .endpoint import address
 from .grpc_checks import OVERHEAD_BYTES, row_bytes
 from .http_checks import RefusedError, body_limit, check_infer
 
@@ -39,7 +40,7 @@ _silent = logging.getLogger(f"{__name__}.parser")
 _silent.disabled = True
 
 
-class HttpDoor(Closing):
+class HttpDoor(AsyncDoor):
     """Runs the proxy in a thread of its own from ``start`` to ``close``. A context manager that starts it.
 
     Open: health, the server's and the models' metadata, configuration and statistics, and inference.
@@ -69,6 +70,7 @@ class HttpDoor(Closing):
         answer_s: float = 120.0,
         drain_s: float = 30.0,
     ) -> None:
+        super().__init__(address(host, port))
         self.host, self.port = host, port
         self._models, self._max_batch = dict(models), max_batch
         self._upstream = f"http://127.0.0.1:{upstream_port}"
@@ -76,51 +78,16 @@ class HttpDoor(Closing):
         largest = max(sum(map(row_bytes, model.inputs)) for model in models.values())
         self._limit = HELD_BATCHES * (max_batch * largest + OVERHEAD_BYTES)
         self._held_bytes, self._checks = 0, asyncio.Semaphore(CHECKS_AT_ONCE)
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
 
-    def start(self) -> Self:
-        """Listens; returns the door itself when its port is open.
-
-        Raises:
-            MissingExtraError: aiohttp is not installed.
-            ServingError: the port cannot be opened.
-        """
+    def _check_installed(self) -> None:
         try:
             import aiohttp.web  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("aiohttp", "triton") from error
-        opened = threading.Event()
-        failed: list[OSError | OverflowError] = []
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(opened, failed)), name="http-door", daemon=True
-        )
-        self._thread.start()
-        opened.wait()
-        if failed:
-            self._thread.join()
-            self._thread = None
-            raise ServingError(
-                f"cannot listen on {self.host}:{self.port}: {failed[0]}; choose another port"
-            ) from failed[0]
-        return self
 
-    def close(self) -> None:
-        """Stops listening, and waits for the requests in flight. Closing twice does nothing."""
-        if self._thread is None or self._loop is None or self._stop is None:
-            return
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._thread = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    async def _serve(self, opened: threading.Event, failed: list[OSError | OverflowError]) -> None:
+    async def _serve(self, opened: threading.Event, stop: asyncio.Event) -> None:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         connector = TCPConnector(limit=0)
         timeout = ClientTimeout(total=self._answer_s)
         async with ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
@@ -130,17 +97,14 @@ class HttpDoor(Closing):
                 logger=_silent,
                 shutdown_timeout=self._drain_s,
             )
+            await runner.setup()
             try:
-                await runner.setup()
                 await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
                 self.port = runner.addresses[0][1]
-            except (OSError, OverflowError) as error:  # the latter: a port beyond 65535
-                failed.append(error)
-                self._stop.set()
-            finally:
                 opened.set()
-            await self._stop.wait()
-            await runner.cleanup()
+                await stop.wait()
+            finally:
+                await runner.cleanup()
 
     def _application(self, session: ClientSession) -> web.Application:
         from aiohttp import web
