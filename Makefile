@@ -33,7 +33,7 @@ serve-env: $(TEST_VENV)/stamp
 serve-test: serve-env
 	$(PYTEST) tests/test_serve_*.py
 
-## bench-env: the load generator for `python -m benchmarks.serving`, into the server's environment
+## bench-env: the load generator for `python -m benchmarks.serving throughput`, into the server's environment
 bench-env: serve-env
 	$(SERVE_VENV)/bin/python -m pip install --quiet --no-deps tritonclient==2.51.0
 

@@ -51,7 +51,7 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, words: int =
 
 
 def efficacy_lines(result: Result, name: str) -> list[str]:
-    """What was run, rates, mean cosines and picture quality, of ``benchmarks.efficacy``."""
+    """What was run, rates, mean cosines and picture quality, of ``benchmarks.efficacy pictures``."""
     calibration, versions, lost = result["calibration"], result["environment"]["versions"], result["lost"]
     recognizers = result["recognizers"]
     cosines = []
@@ -67,11 +67,12 @@ def efficacy_lines(result: Result, name: str) -> list[str]:
         cosines.append([recognizer, f"{row['threshold']['0.01']:.3f}", *map(_number, shown)])
     measures = list(next(iter(result["quality"].values())))
     return [
-        f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy`: {result['pictures']} "
-        f"pictures ({result['data']}, seed {result['seed']}), {result['no_face_found']} without a face; each "
-        f"file saved as JPEG q{result['jpeg_quality']} after paste-back and read again, faces found anew "
+        f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy pictures`: "
+        f"{result['pictures']} pictures ({result['data']}, seed {result['seed']}), "
+        f"{result['no_face_found']} without a face; each file saved "
+        f"as JPEG q{result['jpeg_quality']} after paste-back and read again, faces found anew "
         f"(lost on {lost['protected']} protected and {lost['restored']} restored files), in ONNX Runtime "
-        f"{versions['onnxruntime']}. Thresholds by `python -m benchmarks.calibrate`: "
+        f"{versions['onnxruntime']}. Thresholds by `python -m benchmarks.efficacy calibrate`: "
         f"{calibration['pairs']:,} impostor pairs of {calibration['pictures']} people of LFW. "
         "In percent, with 95 % intervals. ESR's threshold admits a tenth of all strangers (FAR 0.1), so that "
         "even untouched pictures (`ESR, clean`) do not reach 100.",
@@ -108,11 +109,11 @@ def efficacy_lines(result: Result, name: str) -> list[str]:
 
 
 def owners_lines(result: Result, name: str) -> list[str]:
-    """How often strangers find the owner, of ``benchmarks.owners``."""
+    """How often strangers find the owner, of ``benchmarks.efficacy owners``."""
     measures = list(next(iter(result["recognizers"].values()))["clean"])
     lost = result["lost"]
     return [
-        f"Result `benchmarks/results/{name}` of `python -m benchmarks.owners`: strangers look for "
+        f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy owners`: strangers look for "
         f"{result['people']} people ({result['data']}) by OTHER photos of theirs; `rank_1` in a gallery of "
         f"one photo of each and the target, `verified` at a false accept rate against "
         f"{result['other_photos']} photos of each. {result['no_face_found']} people without a face; faces "
@@ -137,13 +138,14 @@ def owners_lines(result: Result, name: str) -> list[str]:
 
 
 def robustness_lines(result: Result, name: str) -> list[str]:
-    """What is left of attack and erasure after image operations, of ``benchmarks.robustness``."""
+    """What is left of attack and erasure after image operations, of ``benchmarks.efficacy robustness``."""
     operations = result["operations"]
     recognizers = next(iter(operations.values()))["recognizers"]
     return [
-        f"Result `benchmarks/results/{name}` of `python -m benchmarks.robustness`: {result['pictures']} "
-        f"pictures ({result['data']}, seed {result['seed']}), published, then changed by others. "
-        "Faces lost on published / restored files; ASR / ESR / owner accepted after erasure, in percent.",
+        f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy robustness`: "
+        f"{result['pictures']} pictures ({result['data']}, seed {result['seed']}), published, "
+        "then changed by others. Faces lost on published / restored files; "
+        "ASR / ESR / owner accepted after erasure, in percent.",
         *_table(
             [
                 "operation",

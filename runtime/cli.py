@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-from typing import Any
 
 import click
 
-from .errors import ErasableMaskError
+from .lazy_group import LazyGroup
 
 # Name -> the line shown in the list of commands. The module is runtime.commands.<name>, with _ for -.
 COMMANDS = {
@@ -28,36 +26,10 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are named in ``COMMANDS`` and imported when asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Imports one command."""
-        if name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"runtime.commands.{name.replace('-', '_')}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; what the user can mend becomes one line on stderr and exit code 1."""
-        try:
-            return super().invoke(ctx)
-        except ErasableMaskError as error:
-            raise click.ClickException(str(error)) from error
-
-
 @click.group(
     cls=LazyGroup,
+    package="runtime.commands",
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: erasablemask protect photo.jpg -o protected.jpg",
 )

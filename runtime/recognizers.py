@@ -34,7 +34,7 @@ SIDE_PX = 112
 EMBEDDING_DIM = 128
 _INPUT = "data"
 
-# Cosine at a false accept rate (FAR), by python -m benchmarks.calibrate: 2 million impostor pairs of LFW,
+# Cosine at a false accept rate (FAR), by benchmarks.efficacy calibrate: 2 million impostor pairs of LFW,
 # aligned by this project, int8 weights. The float32 network's (weights rounded to float16) agree to 0.001.
 # OpenCV itself publishes 0.363.
 SFACE_THRESHOLDS: Mapping[float, float] = MappingProxyType({0.01: 0.303, 0.001: 0.370, 0.0001: 0.424})

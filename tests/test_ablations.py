@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import ablation_plot, ablations
+from benchmarks.efficacy import ablation_plot, ablations
 from training.config import override
 from training.presets import COMPACT
 
@@ -52,7 +52,7 @@ def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(tmp_path / value))]
     arguments += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out.json"), "--only", "gamma 0"]
     for _ in range(2):
-        result = CliRunner().invoke(ablations.main, arguments)
+        result = CliRunner().invoke(ablations.command, arguments)
         assert result.exit_code == 0, result.output
     assert [module for module, _ in calls] == ["training", "training.evaluation"]
     assert "attack_settings.injection=0" in calls[0][1]
@@ -60,13 +60,13 @@ def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
     saved = json.loads((tmp_path / "out.json").read_text())
     assert saved["variants"]["gamma 0"]["evaluation"] == measured(0.6)
     assert saved["variants"]["gamma 0"]["seconds"] == 0
-    other = CliRunner().invoke(ablations.main, [*arguments, "--faces", "99"])
+    other = CliRunner().invoke(ablations.command, [*arguments, "--faces", "99"])
     assert other.exit_code == 1
     assert "holds a variant trained otherwise" in other.output
-    again = CliRunner().invoke(ablations.main, [*arguments, "--people", "7"])
+    again = CliRunner().invoke(ablations.command, [*arguments, "--people", "7"])
     assert again.exit_code == 0
     assert [module for module, _ in calls][2:] == ["training.evaluation"]
-    refused = CliRunner().invoke(ablations.main, [*arguments, "--only", "gamma 9"])
+    refused = CliRunner().invoke(ablations.command, [*arguments, "--only", "gamma 9"])
     assert refused.exit_code == 2
     assert "no variant gamma 9" in refused.output
 
@@ -83,7 +83,7 @@ def test_table_and_plot(tmp_path) -> None:
     }
     (tmp_path / "result.json").write_text(json.dumps(result))
     arguments = ["--result", str(tmp_path / "result.json"), "--out", str(tmp_path / "ablations")]
-    shown = CliRunner().invoke(ablation_plot.main, arguments)
+    shown = CliRunner().invoke(ablation_plot.command, arguments)
     assert shown.exit_code == 0, shown.output
     assert "| reference | 10 | 61 / 90 / 50 | 61 / 90 / 50 | 0.070 | 0.800 | 0.800 |" in shown.output
     assert "| first order | ? | 40 / 90 / 50 |" in shown.output

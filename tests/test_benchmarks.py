@@ -10,13 +10,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import efficacy, model_card, owners, robustness
+from benchmarks import model_card
 from benchmarks.common import draw
+from benchmarks.efficacy import owners, pictures, robustness
+from benchmarks.efficacy.operations import OPERATIONS
+from benchmarks.efficacy.protocol import Faces, Laboratory, summarise
+from benchmarks.efficacy.published import jpeg
+from benchmarks.efficacy.target_choice import choice
 from benchmarks.model_card import BEGIN, END
-from benchmarks.operations import OPERATIONS
-from benchmarks.protocol import Faces, Laboratory, summarise
-from benchmarks.published import jpeg
-from benchmarks.target_choice import choice
 from runtime.errors import NoFaceError
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
@@ -294,7 +295,7 @@ def test_what_cannot_be_erased_is_lost_in_every_benchmark(tmp_path: Path) -> Non
     Image.fromarray(np.full((32, 32, 3), 40, np.uint8)).save(path)
     for erases in (True, False):
         here = laboratory(erases)
-        whole = efficacy.run_picture(path, here, {}, None)
+        whole = pictures.run_picture(path, here, {}, None)
         versions, others = owners.run_person([path, path], here)
         operated = robustness.run_picture(path, here, index=0, seed=0)
         assert (whole.embeddings["restored"] is None) is not erases

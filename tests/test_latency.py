@@ -10,9 +10,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import latency
-from benchmarks.latency import compare, flops_of, ratios
-from benchmarks.programs import REFERENCE, Program, programs_of
+from benchmarks.latency import networks
+from benchmarks.latency.networks import compare, flops_of, ratios
+from benchmarks.latency.programs import REFERENCE, Program, programs_of
 from export.faces import synthetic_faces
 from export.run import inputs_of, load_run
 
@@ -26,7 +26,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "SETTLE_S", 0.0)
+    monkeypatch.setattr(networks, "SETTLE_S", 0.0)
 
 
 def test_every_program_is_the_same_network(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +99,11 @@ def test_the_command_writes_a_result(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
-    monkeypatch.setattr(latency, "CALIBRATION_FACES", 8)
+    monkeypatch.setattr(networks, "CALIBRATION_FACES", 8)
     np.save(tmp_path / "crops.npy", synthetic_faces(10, SIZE))
     options = ("--run", run_folder, "--faces", tmp_path / "crops.npy", "--out", tmp_path / "out.json")
     options += ("--batch", 2, "--rounds", 3, "--calls", 1, "--threads", 1)
-    result = CliRunner().invoke(latency.main, [str(option) for option in options])
+    result = CliRunner().invoke(networks.command, [str(option) for option in options])
     assert result.exit_code == 0, result.output
     measured = json.loads((tmp_path / "out.json").read_text())
     assert measured["networks"].keys() == {"protect", "restore"}

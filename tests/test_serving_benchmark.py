@@ -17,11 +17,11 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[bench]'")
 import uvicorn
 
-from benchmarks.perf_analyzer import Load, LoadError, find, measure, read_table
-from benchmarks.plain_server import application
-from benchmarks.served import Server, write_repository
-from benchmarks.serving import row_of
-from benchmarks.soak import by_minute, memory, slope_mib_per_hour
+from benchmarks.serving.perf_analyzer import Load, LoadError, find, measure, read_table
+from benchmarks.serving.plain_server import application
+from benchmarks.serving.served import Server, write_repository
+from benchmarks.serving.soak import by_minute, memory, slope_mib_per_hour
+from benchmarks.serving.throughput import row_of
 from runtime.backends import create_backend
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle

@@ -1,7 +1,7 @@
 """A run's checkpoint measured on aligned crops that were saved as JPEG and read again.
 
-Quicker than exporting and pasting into whole pictures (``benchmarks.efficacy``), for comparing runs: same
-rates, but the landmarks are those of the clean crop, not found anew.
+Quicker than exporting and pasting into whole pictures (``benchmarks.efficacy pictures``), for comparing runs:
+same rates, but the landmarks are those of the clean crop, not found anew.
 """
 
 from __future__ import annotations

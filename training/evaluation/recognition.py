@@ -95,7 +95,7 @@ def load_recognizers(cards: Path, *, threads: int | None = None) -> list[OnnxRec
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Cosine thresholds by recogniser and false accept rate, from ``benchmarks.calibrate``.
+    """Cosine thresholds by recogniser and false accept rate, from ``benchmarks.efficacy calibrate``.
 
     Attributes:
         by_name: of each recogniser, its file's ``sha256`` and its ``threshold`` by false accept rate.
@@ -118,11 +118,12 @@ class Thresholds:
         for embedder in embedders:
             if self.by_name.get(embedder.name, {}).get("sha256") != embedder.sha256:
                 raise ValueError(
-                    f"no thresholds of this file of {embedder.name!r}; run: python -m benchmarks.calibrate"
+                    f"no thresholds of this file of {embedder.name!r}; run: "
+                    "python -m benchmarks.efficacy calibrate"
                 )
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """Reads what ``benchmarks.calibrate`` wrote."""
+    """Reads what ``benchmarks.efficacy calibrate`` wrote."""
     raw = json.loads(path.read_text(encoding="utf-8"))
     return Thresholds(raw["recognizers"], {key: raw[key] for key in ("pictures", "pairs", "seed")})

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.serving``: what fused batches gain, against peers, from 1 to 64 requests at a time.
+"""``benchmarks.serving throughput``: what fused batches gain, against peers, from 1 to 64 requests at a time.
 
 All servers run the same network of the same bundle on the same backend and threads, and are measured in turns
 with the same load generator. What idles takes no time from what is measured.
@@ -25,7 +25,7 @@ from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
 from training.evaluation.statistics import write_json
 
-from .common import as_click_errors, environment
+from ..common import as_click_errors, environment
 from .perf_analyzer import Load, find, measure
 from .served import MODEL, Running, Server, running
 
@@ -59,7 +59,7 @@ FUSED, SINGLE, PLAIN = "fused batches", "batching off", "FastAPI"
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--sweep", is_flag=True, help="Compare the knobs of fused batching instead of peers.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def main(
+def command(
     bundle: Path | None,
     venv: Path,
     backends: tuple[str, ...],
@@ -214,7 +214,3 @@ def show(result: dict[str, Any]) -> None:
                 f"{row['server_ms'].get('queue', 0.0):.1f}",
             )
         Console(width=130).print(table)
-
-
-if __name__ == "__main__":
-    main()

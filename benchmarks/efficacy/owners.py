@@ -1,4 +1,4 @@
-"""``python -m benchmarks.owners``: do strangers find the person by OTHER photos, before and after?
+"""``benchmarks.efficacy owners``: do strangers find the person by OTHER photos, before and after?
 
 Of every person in CelebA's test partition one picture is protected, saved, erased and saved; the others
 stay as they are. Verification compares it with as many of the others as everybody has, search looks for it
@@ -24,7 +24,7 @@ from training.evaluation import owner_rates
 from training.evaluation.rates import FARS_OWNER, VERSIONS
 from training.evaluation.statistics import percent, write_json
 
-from .common import as_click_errors
+from ..common import as_click_errors
 from .protocol import Faces, Laboratory, laboratory_options, lost_faces, matrix, people_of_celeba
 from .published import decode
 
@@ -97,7 +97,7 @@ def table_of(result: dict[str, Any]) -> Table:
 @click.option("--people", "count", type=int, help="Only the first so many people.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @laboratory_options
-def main(celeba: Path, count: int | None, out: Path, **laboratory: Any) -> None:
+def command(celeba: Path, count: int | None, out: Path, **laboratory: Any) -> None:
     """How often a person is found by other photos: clean, protected, restored."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     with as_click_errors():
@@ -106,7 +106,3 @@ def main(celeba: Path, count: int | None, out: Path, **laboratory: Any) -> None:
     result["data"] = f"{celeba.name}, test partition"
     Console(width=170).print(table_of(result))
     write_json(result, out)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 FastAPI, one session, every request computed by itself in a worker thread. It speaks as much of the KServe v2
 protocol over HTTP, with binary tensors, as a load generator needs, so that all servers get the same bytes.
 
-    python -m benchmarks.plain_server --bundle runtime/bundles/compact/public --model protect --port 8100
+    python -m benchmarks.serving.plain_server --bundle BUNDLE/public --model protect --port 8100
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from runtime.backends import DEFAULT_BACKEND, Backend, create_backend
 from runtime.manifest import ModelFile, open_bundle
 
-from .common import as_click_errors
+from ..common import as_click_errors
 
 DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 HEADER_LENGTH = "inference-header-content-length"

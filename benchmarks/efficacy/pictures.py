@@ -1,4 +1,4 @@
-"""``python -m benchmarks.efficacy``: protection and erasure, measured on saved files.
+"""``benchmarks.efficacy pictures``: protection and erasure, measured on saved files.
 
 Every picture is protected, saved as JPEG, read again, erased, and saved again. Faces are then found anew
 on the saved files and compared, recogniser by recogniser, with the target and with the owner's own
@@ -8,7 +8,7 @@ unprotected picture.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from training.evaluation.statistics import percent, write_json
 from training.evaluation.table import RATES
 from training.perceptual import Lpips
 
-from .common import as_click_errors
+from ..common import as_click_errors
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import Pixels, decode
 
@@ -44,7 +44,7 @@ class Sample:
 
 
 def run_picture(
-    path: Path, laboratory: Laboratory, perceptual: dict[str, Perceptual], keep: Path | None
+    path: Path, laboratory: Laboratory, perceptual: Mapping[str, Perceptual], keep: Path | None
 ) -> Sample | None:
     """Protects, saves, erases, saves and measures one picture; None where its face is not found."""
     made = laboratory.protect(path)
@@ -73,7 +73,7 @@ def run_picture(
 
 
 @torch.no_grad()
-def _distances(perceptual: dict[str, Perceptual], source: Pixels, other: Pixels) -> dict[str, float]:
+def _distances(perceptual: Mapping[str, Perceptual], source: Pixels, other: Pixels) -> dict[str, float]:
     return {
         name: float(distance(to_network(other[None]), to_network(source[None])))
         for name, distance in perceptual.items()
@@ -84,7 +84,7 @@ def measure(
     paths: Sequence[Path],
     laboratory: Laboratory,
     *,
-    perceptual: dict[str, Perceptual],
+    perceptual: Mapping[str, Perceptual],
     keep: Path | None = None,
 ) -> dict[str, Any]:
     """Runs the whole protocol over pictures; see ``main`` for the arguments.
@@ -147,7 +147,7 @@ def table_of(result: dict[str, Any]) -> Table:
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the saved pictures in this folder.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @laboratory_options
-def main(
+def command(
     images: Path,
     count: int,
     seed: int,
@@ -167,7 +167,3 @@ def main(
     result |= {"seed": seed, "data": data}
     Console(width=150).print(table_of(result))
     write_json(result, out)
-
-
-if __name__ == "__main__":
-    main()

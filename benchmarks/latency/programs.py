@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from export.wrappers import ProtectExport
 from runtime.backends.openvino import Computing, OpenVinoBackend
 from runtime.backends.ort import OrtBackend
 from runtime.errors import BackendError
+from training.networks import Generator
 
 Inputs = Mapping[str, NDArray]
 Function = Callable[[Inputs], NDArray]
@@ -54,15 +56,15 @@ def forms_of(part: Part) -> dict[str, nn.Module]:
         "3x3": to_subpixel(folded, "3x3"),
     }
     if isinstance(part.module, ProtectExport):
-        generator = folded.generator
+        generator = cast(Generator, folded.generator)
         joined = JoinedEncoders(generator.encoder, generator.perturbation_encoder)
-        subpixel = forms["2x2"].generator
+        subpixel = cast(Generator, forms["2x2"].generator)
         twins = {
             "branches batched": BatchedBranches(generator),
             "2x2, branches batched": BatchedBranches(subpixel),
             "2x2, branches batched, encoders joined": BatchedBranches(subpixel, joined),
         }
-        forms |= {name: ProtectExport(twin).eval() for name, twin in twins.items()}
+        forms |= {name: ProtectExport(cast(Generator, twin)).eval() for name, twin in twins.items()}
     return forms
 
 

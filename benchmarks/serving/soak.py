@@ -1,4 +1,4 @@
-"""``python -m benchmarks.soak``: a server under load for a while: does it grow, slow down or fail?"""
+"""``benchmarks.serving soak``: a server under load for a while: does it grow, slow down or fail?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
 from training.evaluation.statistics import write_json
 
-from .common import as_click_errors, environment
+from ..common import as_click_errors, environment
 from .served import MODEL, Server, running
 
 SAMPLE_S = 5.0
@@ -38,7 +38,9 @@ MIB = 2**20
 @click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def main(bundle: Path | None, venv: Path, backend: str, minutes: float, concurrency: int, out: Path) -> None:
+def command(
+    bundle: Path | None, venv: Path, backend: str, minutes: float, concurrency: int, out: Path
+) -> None:
     """Sends requests of one to six faces without pause, and watches the server's processes."""
     folder = bundle or default_bundle("public")
     with (
@@ -179,7 +181,3 @@ def by_minute(times_ms: Sequence[tuple[float, float]], begin: float) -> list[dic
         }
         for minute, taken in sorted(minutes.items())
     ]
-
-
-if __name__ == "__main__":
-    main()

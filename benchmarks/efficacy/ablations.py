@@ -1,4 +1,4 @@
-"""``python -m benchmarks.ablations``: Table VII and Fig. 5, each variant trained on the same budget.
+"""``benchmarks.efficacy ablations``: Table VII and Fig. 5, each variant trained on the same budget.
 
 Every variant begins with the stage-1 networks of one run, trains stages 2 and 3 with one setting changed,
 and is measured by ``training.evaluation`` on CelebA's test people. Finished variants are not trained again:
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from training.evaluation.statistics import write_json
 
-from .common import environment
+from ..common import environment
 
 # The reference makes a meta step of second order in every step. Its bounds are loose and the attack's own
 # (epsilon) never reached: where all variants stop at one attack loss, nothing tells them apart.
@@ -112,7 +112,7 @@ def train_variant(
 @click.option("--only", multiple=True, help="Name of a variant; all if not given.")
 @click.option("--threads", type=int)
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(
+def command(
     base: Path,
     preset: str,
     data: Path,
@@ -157,8 +157,6 @@ def main(
             "variants": variants,
         }
         write_json(result, out)
-    Console().print(f"{len(variants)} variants in {out}; draw them: python -m benchmarks.ablation_plot")
-
-
-if __name__ == "__main__":
-    main()
+    Console().print(
+        f"{len(variants)} variants in {out}; draw them: python -m benchmarks.efficacy ablation-plot"
+    )

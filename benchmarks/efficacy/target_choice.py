@@ -1,4 +1,4 @@
-"""``python -m benchmarks.target_choice``: which of several pictures the fewest strangers pass for.
+"""``benchmarks.efficacy target-choice``: which of several pictures the fewest strangers pass for.
 
 Every untouched face that a recogniser takes for the target is one that a restored picture cannot be told
 from: ESR (Eq. 18) ends where it does. White-box recognisers and training faces alone decide.
@@ -32,7 +32,7 @@ from training.evaluation import (
 )
 from training.evaluation.statistics import percent, share_of, write_json
 
-from .common import as_click_errors, draw, environment, pictures_below
+from ..common import as_click_errors, draw, environment, pictures_below
 from .recognition import embed_main_face
 
 
@@ -96,7 +96,7 @@ def embeddings(
 @click.option("--count", default=300, show_default=True, help="Of strangers.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(
+def command(
     candidates: Path, celeba: Path, cards: Path, thresholds: Path, count: int, seed: int, out: Path
 ) -> None:
     """Ranks pictures of possible targets by how few strangers pass for them, best first."""
@@ -117,7 +117,3 @@ def main(
     about = {"benchmark": "target_choice", "environment": environment(), "calibration": calibrated.source}
     drawn = {"data": f"{celeba.name}, training partition", "seed": seed, "strangers": len(strangers)}
     write_json({**about, **drawn, "no_face_found": count - len(strangers), "targets": rows}, out)
-
-
-if __name__ == "__main__":
-    main()

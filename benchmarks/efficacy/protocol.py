@@ -27,7 +27,7 @@ from training.evaluation import (
 )
 from training.evaluation.rates import VERSIONS
 
-from .common import draw, environment, pictures_below
+from ..common import draw, environment, pictures_below
 from .published import Pixels, Publisher
 from .recognition import embed_main_face
 
@@ -63,7 +63,7 @@ class Laboratory:
     Args:
         cards: of the recognisers.
         target: the target's picture.
-        thresholds: from ``benchmarks.calibrate``, of these very recognisers.
+        thresholds: from ``benchmarks.efficacy calibrate``, of these very recognisers.
         bundle, key, quality, threads: see ``Publisher``.
 
     Raises:

@@ -87,7 +87,7 @@ def running(server: Server, bundle: Path, environment: Path, folder: Path) -> It
     folder.mkdir(parents=True)
     port = _free_port()
     if server.kind == "plain":
-        command = [sys.executable, "-m", "benchmarks.plain_server", "--bundle", str(bundle)]
+        command = [sys.executable, "-m", "benchmarks.serving.plain_server", "--bundle", str(bundle)]
         command += ["--model", MODEL, "--backend", server.backend, "--port", str(port)]
     else:
         write_repository(bundle, folder / "models", server)

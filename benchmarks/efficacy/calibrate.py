@@ -1,4 +1,4 @@
-"""``python -m benchmarks.calibrate``: thresholds of recognisers at fixed false accept rates on LFW.
+"""``benchmarks.efficacy calibrate``: thresholds of recognisers at fixed false accept rates on LFW.
 
 One photo a person, every pair an impostor pair, aligned by the project's own detector and geometry.
 """
@@ -18,7 +18,7 @@ from runtime.shipped import default_bundle
 from training.evaluation import Embedder, load_recognizers
 from training.evaluation.statistics import write_json
 
-from .common import draw, environment
+from ..common import draw, environment
 from .recognition import FARS, VerifyRecognizer, embed_main_face
 
 
@@ -30,7 +30,7 @@ from .recognition import FARS, VerifyRecognizer, embed_main_face
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", type=int, help="CPU threads of each network.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(
+def command(
     lfw: Path, cards: Path, bundle: Path | None, people: int, seed: int, threads: int | None, out: Path
 ) -> None:
     """Calibrates every recogniser of a cards file, and the one of ``erasablemask verify``."""
@@ -63,7 +63,3 @@ def main(
         "recognizers": calibrated,
     }
     write_json(result, out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.ablation_plot``: the ablations as a Markdown table and a plot."""
+"""``benchmarks.efficacy ablation-plot``: the ablations as a Markdown table and a plot."""
 
 from __future__ import annotations
 
@@ -77,13 +77,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 @click.command()
 @click.option("--result", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="OUT.md and OUT.png.")
-def main(result: Path, out: Path) -> None:
-    """Draws what ``benchmarks.ablations`` measured."""
+def command(result: Path, out: Path) -> None:
+    """Draws what ``benchmarks.efficacy ablations`` measured."""
     measured = json.loads(result.read_text(encoding="utf-8"))
     out.with_suffix(".md").write_text(table(measured), encoding="utf-8")
     plot(measured, out.with_suffix(".png"))
     click.echo(table(measured))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.latency``: how fast every program of the networks is, and how near to the floor.
+"""``benchmarks.latency networks``: how fast every program of the networks is, and how near to the floor.
 
 All programs run in one process and in turns, so that what else the machine does meets all of them. The floor
 is what the multiplications alone would take at the rate that this machine reaches on large bfloat16 matrices,
@@ -25,7 +25,7 @@ from export.run import Part, inputs_of, load_run
 from training.evaluation.statistics import write_json
 from training.probe import matrix_rate
 
-from .common import as_click_errors, environment
+from ..common import as_click_errors, environment
 from .programs import REFERENCE, Inputs, Program, programs_of
 
 NETWORKS = ("protect", "restore")
@@ -52,7 +52,7 @@ SETTLE_S = 0.1
 @click.option("--device", default="cpu", show_default=True, help="Where PyTorch runs: cpu or cuda.")
 @click.option("--unfinished", is_flag=True, help="Take a run whose training is not over.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def main(
+def command(
     folder: Path,
     faces: Path,
     batches: tuple[int, ...],
@@ -192,7 +192,3 @@ def show(network: str, measured: dict[str, Any]) -> None:
             f"{row['max_levels']:.0f}, {row['mean_levels']:.3f}",
         )
     Console(width=130).print(table)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.robustness``: attack and erasure after what platforms do to a picture (Table V).
+"""``benchmarks.efficacy robustness``: attack and erasure after what platforms do to a picture (Table V).
 
 Every picture is protected and saved as JPEG; an operation changes the published file; strangers look at
 that, and the authority erases from it.
@@ -20,7 +20,7 @@ from rich.table import Table
 from runtime.errors import NoFaceError
 from training.evaluation.statistics import percent, write_json
 
-from .common import as_click_errors
+from ..common import as_click_errors
 from .operations import OPERATIONS
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import decode
@@ -99,7 +99,7 @@ def table_of(result: dict[str, Any]) -> Table:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @laboratory_options
-def main(images: Path, count: int, seed: int, out: Path, **laboratory: Any) -> None:
+def command(images: Path, count: int, seed: int, out: Path, **laboratory: Any) -> None:
     """Attack and erasure success after image operations."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     with as_click_errors():
@@ -108,7 +108,3 @@ def main(images: Path, count: int, seed: int, out: Path, **laboratory: Any) -> N
     result |= {"seed": seed, "data": data}
     Console(width=170).print(table_of(result))
     write_json(result, out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.target``: the target's SFace embedding, for the manifest (``export.build``)."""
+"""``benchmarks.efficacy target``: the target's SFace embedding, for the manifest (``export.build``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .recognition import main_face
 @click.option("--picture", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--recognizer", type=click.Path(path_type=Path), help="SFace; default: as verify finds it.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(picture: Path, recognizer: Path | None, out: Path) -> None:
+def command(picture: Path, recognizer: Path | None, out: Path) -> None:
     """Embeds the largest central face of a picture of the target."""
     sface = recognizers.load(recognizer)
     pixels = read_picture(picture).pixels
@@ -34,7 +34,3 @@ def main(picture: Path, recognizer: Path | None, out: Path) -> None:
         raise click.ClickException(f"no face was found in {picture}")
     embedding = sface.embed(pixels, face.landmarks)
     out.write_text(json.dumps({"sface": [round(float(v), 6) for v in embedding]}) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

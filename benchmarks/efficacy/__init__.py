@@ -1,0 +1,1 @@
+"""Attack and erasure, measured on saved files with face recognisers."""

@@ -1,0 +1,33 @@
+"""``benchmarks.efficacy``: attack and erasure, measured on saved files with face recognisers."""
+
+from __future__ import annotations
+
+import click
+
+from runtime.lazy_group import LazyGroup
+
+COMMANDS = {
+    "calibrate": "Thresholds of recognisers at fixed false accept rates, on LFW.",
+    "target": "A target's embedding, for the manifest.",
+    "target-choice": "Which of several pictures the fewest strangers pass for.",
+    "pictures": "Attack and erasure success, and picture quality (Tables II and VI).",
+    "owners": "Whether strangers find a person by other photos.",
+    "robustness": "Attack and erasure after image operations (Table V).",
+    "ablations": "The method without its parts, trained on one budget (Table VII, Fig. 5).",
+    "ablation-plot": "The ablations as a Markdown table and a plot.",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    package="benchmarks.efficacy",
+    table=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: python -m benchmarks.efficacy pictures --help",
+)
+def main() -> None:
+    """Attack and erasure, measured on saved files with face recognisers."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.efficacy")

@@ -1,0 +1,26 @@
+"""``python -m benchmarks.latency``: how fast the networks are."""
+
+from __future__ import annotations
+
+import click
+
+from runtime.lazy_group import LazyGroup
+
+COMMANDS = {
+    "networks": "Every library, precision and form of the networks, in turns.",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    package="benchmarks.latency",
+    table=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: python -m benchmarks.latency networks --help",
+)
+def main() -> None:
+    """How fast the networks are."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.latency")
