@@ -9,7 +9,7 @@ import torch
 from tests.tiny_training import CONFIG, SIZE, tiny_pack, tiny_recognizer, tiny_run
 from training.batches import take
 from training.config import SettingsError
-from training.losses import identity_loss
+from training.losses import identity_loss, release_loss
 from training.stages import ErasureStage
 from training.stages.publish import Publish
 
@@ -25,23 +25,33 @@ def erasure_step(folder, **changes):
     return stage, batch, outputs, stage._losses(outputs)
 
 
-def test_the_identity_term_compares_with_the_owner_where_the_face_has_moved_to(tmp_path):
-    stage, batch, outputs, losses = erasure_step(tmp_path)
-    expected = []
-    for i, surrogate in enumerate(stage.surrogates):
+def test_recognisers_look_for_owner_and_target_where_the_face_has_moved_to(tmp_path):
+    weights = {"erasure": 1.0, "identity": 1.0, "release": 1.0}
+    stage, batch, outputs, losses = erasure_step(
+        tmp_path, erasure=dataclasses.replace(CONFIG.erasure, weights=weights), release_margin=-0.5
+    )
+    identities, releases = [], []
+    for i, (surrogate, target) in enumerate(zip(stage.surrogates, stage.targets, strict=True)):
         faces = slice(2 * i, 2 * i + 2)
         grid = surrogate.sampling_grid(outputs.landmarks[faces], SIZE)
         owner, restored = (
             surrogate(pictures[faces], grid) for pictures in (outputs.source, outputs.restored)
         )
-        expected.append(identity_loss(restored, owner))
-    torch.testing.assert_close(losses["identity"], torch.stack(expected).mean())
+        identities.append(identity_loss(restored, owner))
+        releases.append(release_loss(restored, target, -0.5))
+    torch.testing.assert_close(losses["identity"], torch.stack(identities).mean())
+    torch.testing.assert_close(losses["release"], torch.stack(releases).mean())
     assert (outputs.landmarks - batch.landmarks).abs().max() > 0.1
 
 
-def test_the_identity_term_trains_the_restorer_alone(tmp_path):
-    stage, _, _, losses = erasure_step(tmp_path)
-    losses["identity"].backward()
+@pytest.mark.parametrize("term", ["identity", "release"])
+def test_what_recognisers_say_trains_the_restorer_alone(tmp_path, term):
+    weights = {"erasure": 1.0, term: 1.0}
+    stage, _, _, losses = erasure_step(
+        tmp_path, erasure=dataclasses.replace(CONFIG.erasure, weights=weights), release_margin=-1.0
+    )
+    assert set(losses) == {"erasure", term}
+    losses[term].backward()
     assert any(parameter.grad.abs().max() > 0 for parameter in stage.networks.restorer.parameters())
     assert all(parameter.grad is None for parameter in stage.networks.generator.parameters())
 
@@ -56,9 +66,10 @@ def test_without_a_weight_pixels_alone_teach_the_restorer(tmp_path):
 
 
 @pytest.mark.parametrize(("surrogates", "batch"), [(0, 4), (3, 2)])
-def test_a_weight_for_identity_needs_surrogates_and_a_face_for_each(tmp_path, surrogates, batch):
+def test_a_term_of_recognisers_needs_some_and_a_face_for_each(tmp_path, surrogates, batch):
     with pytest.raises(
-        SettingsError, match=f"expected 1 to {batch} surrogates to share a batch, found {surrogates}"
+        SettingsError,
+        match=f"identity.*; expected 1 to {batch} surrogates to share a batch, found {surrogates}",
     ):
         ErasureStage(
             tiny_run(tmp_path).networks,

@@ -65,6 +65,13 @@ def test_identity_loss_is_one_minus_the_mean_cosine():
     assert losses.identity_loss(embedding, owner).item() == pytest.approx(1 - (1 + 0.8) / 2)
 
 
+def test_release_loss_is_a_hinge():
+    """Cosines to the target 0.6, 0 and -1 with margin -0.1: hinges 0.7, 0.1 and 0, mean 0.8 / 3."""
+    embedding = torch.tensor([[0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+    target = torch.tensor([1.0, 0.0])
+    assert losses.release_loss(embedding, target, -0.1).item() == pytest.approx(0.8 / 3)
+
+
 def test_owner_loss_is_a_hinge():
     """Cosines 1 and 0 with margin 0.2: hinges 0.8 and 0, mean 0.4."""
     embedding = torch.tensor([[1.0, 0], [0, 1]])
@@ -103,6 +110,7 @@ def test_attack_loss_averages_and_stops_at_epsilon():
         lambda a, b: losses.impersonation_loss(a.flatten(1), b.flatten(1)[0]),
         lambda a, b: losses.owner_loss(a.flatten(1), b.flatten(1), -100.0),
         lambda a, b: losses.identity_loss(a.flatten(1), b.flatten(1)),
+        lambda a, b: losses.release_loss(a.flatten(1), b.flatten(1)[0], -100.0),
         lambda a, b: losses.generator_loss(a.flatten(1)[:, :1]) + 0 * b.sum(),
         lambda a, b: losses.discriminator_loss(a.flatten(1)[:, :1], b.flatten(1)[:, :1]),
         lambda a, b: losses.attribute_loss(a.flatten(1), torch.sigmoid(b.flatten(1))),

@@ -156,6 +156,7 @@ class RunConfig:
         ema_decay: of the exponential moving average that is exported; 0 exports the last weights.
         realignment: in stage 3, how far the published face's alignment strays from the one it was protected
             with; see ``training.stages.publish.Realignment``.
+        release_margin: in stage 3, cosine to the target below which it has let go of a restored face.
         paste_mask: train on the face as it is pasted back, feathered into its surroundings.
     """
 
@@ -170,6 +171,7 @@ class RunConfig:
     accumulate: int = 1
     ema_decay: float = 0.999
     realignment: float = 0.0
+    release_margin: float = 0.0
     paste_mask: bool = True
     seed: int = 0
 

@@ -133,7 +133,7 @@ def make_plan(
     helpers: dict[str, list[nn.Module]] = {
         "attributes": [],
         "attack": [*taking_part, *([perceptual] if perceptual else [])],
-        "erasure": list(taking_part) if "identity" in config.erasure.weights else [],
+        "erasure": list(taking_part) if {"identity", "release"} & config.erasure.weights.keys() else [],
     }
     for module in helpers["attack"]:
         module.to(device)

@@ -226,6 +226,8 @@ def make_stages(
             noise=config.noise,
             publish=publish,
             surrogates=recognizers,
+            targets=targets,
+            release_margin=config.release_margin,
             realignment=config.realignment,
         ),
     ]

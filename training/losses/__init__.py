@@ -3,7 +3,7 @@
 from .adversarial import discriminator_loss, generator_loss
 from .attack import adversarial_attack_loss, impersonation_loss, surrogate_weights
 from .attributes import attribute_loss
-from .identity import identity_loss, owner_loss
+from .identity import identity_loss, owner_loss, release_loss
 from .pixel import erasure_loss, perceptual_loss, perturbation_loss, reconstruction_loss
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "perceptual_loss",
     "perturbation_loss",
     "reconstruction_loss",
+    "release_loss",
     "surrogate_weights",
 ]

@@ -1,4 +1,4 @@
-"""Whom a recogniser takes a picture for, other than the target: the owner."""
+"""Whom a recogniser takes a picture for: the owner, and after erasure no longer the target."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def identity_loss(embedding: Tensor, owner: Tensor) -> Tensor:
         A number in [0, 2]; 0 where the owners are wholly themselves again.
     """
     return (1 - (embedding * owner).sum(1)).mean()
+
+
+def release_loss(embedding: Tensor, target: Tensor, margin: float) -> Tensor:
+    """``max(0, cos(FR(x_target), FR(x_rec)) - margin)``, mean over the batch.
+
+    Not in the paper: ESR (Eq. 18) asks that a restored face is not taken for the target. Some owners look a
+    little like the target by themselves, and what is left of the mask makes more of them do so.
+
+    Args:
+        embedding: ``(N, d)`` unit-norm embeddings of restored faces.
+        target: ``(d,)`` unit-norm embedding of the target.
+        margin: cosine below which the target has let go of a face.
+
+    Returns:
+        A number in [0, 1 - margin]; 0 once the target has let go of every face.
+    """
+    # Not a matrix product: autocast would take it in bfloat16, whose cosines have steps of 0.004.
+    return ((embedding * target).sum(1) - margin).clamp_min(0).mean()

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from ..batches import Batch
 from ..config import AttackConfig, SettingsError, StageConfig
-from ..losses import erasure_loss, identity_loss
+from ..losses import erasure_loss, identity_loss, release_loss
 from ..noise_pool import NoisePool
 from ..surrogates import Recognizer
 from .base import Losses, Networks, Player
 from .publish import Realignment, edited_attributes
 from .surrogate_loss import shared_faces
+
+# The losses that ask recognisers.
+IDENTITY, RELEASE = "identity", "release"
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,17 @@ class _Outputs:
 
 
 class ErasureStage:
-    """``L_era`` trains ``R``, with an identity term where it has a weight; the generator is frozen.
+    """``L_era`` trains ``R``, with what recognisers say where that has a weight; the generator is frozen.
 
     Args:
-        surrogates: white-box recognisers that find the owner in a restored face; they share a batch, and
-            only the loss ``identity`` asks them.
+        surrogates: white-box recognisers that look for the owner (the loss ``identity``) and for the target
+            (``release``) in a restored face; they share a batch.
+        targets: ``(d_i,)`` unit-norm embedding of the target by each surrogate.
+        release_margin: see ``release_loss``.
         realignment: how far the alignment of the published face strays, see ``Realignment``.
 
     Raises:
-        SettingsError: the loss ``identity`` has a weight, and there are no surrogates, or more than faces.
+        SettingsError: a loss that asks recognisers has a weight, and there are none, or more than faces.
     """
 
     name = "erasure"
@@ -49,14 +54,19 @@ class ErasureStage:
         noise: NoisePool,
         publish: Callable[[Tensor, Tensor], Tensor],
         surrogates: Sequence[Recognizer] = (),
+        targets: Sequence[Tensor] = (),
+        release_margin: float = 0.0,
         realignment: float = 0.0,
     ) -> None:
-        self.surrogates = list(surrogates) if "identity" in config.weights else []
-        if "identity" in config.weights and not 0 < len(self.surrogates) <= config.batch:
+        asked = [loss for loss in (IDENTITY, RELEASE) if loss in config.weights]
+        self.surrogates = list(surrogates) if asked else []
+        if asked and not 0 < len(self.surrogates) <= config.batch:
             raise SettingsError(
-                f"the loss identity has a weight; expected 1 to {config.batch} surrogates to share a batch, "
-                f"found {len(self.surrogates)}"
+                f"losses with a weight ask surrogates ({', '.join(asked)}); expected 1 to {config.batch} "
+                f"surrogates to share a batch, found {len(self.surrogates)}"
             )
+        self.targets = list(targets)
+        self.release_margin = release_margin
         self.networks = networks
         self.config = config
         self.attack = attack
@@ -91,21 +101,23 @@ class ErasureStage:
 
     def _losses(self, outputs: _Outputs) -> Losses:
         losses = {"erasure": erasure_loss(outputs.restored, outputs.source)}
-        if self.surrogates:
-            losses["identity"] = self._identity_loss(outputs)
-        return losses
+        return losses | self._recognizers_losses(outputs) if self.surrogates else losses
 
-    def _identity_loss(self, outputs: _Outputs) -> Tensor:
-        """Mean over the surrogates, each of its own faces."""
+    def _recognizers_losses(self, outputs: _Outputs) -> Losses:
+        """Means over the surrogates, each of its own faces, of the losses that have a weight."""
         side = outputs.source.shape[-1]
-        losses = []
+        found: dict[str, list[Tensor]] = {}
         seen = shared_faces(len(outputs.source), len(self.surrogates))
-        for surrogate, faces in zip(self.surrogates, seen, strict=True):
+        for surrogate, target, faces in zip(self.surrogates, self.targets, seen, strict=True):
             grid = surrogate.sampling_grid(outputs.landmarks[faces], side).to(outputs.source.device)
             with torch.no_grad():
                 owner = surrogate(outputs.source[faces], grid)
-            losses.append(identity_loss(surrogate(outputs.restored[faces], grid), owner))
-        return torch.stack(losses).mean()
+            restored = surrogate(outputs.restored[faces], grid)
+            if IDENTITY in self.config.weights:
+                found.setdefault(IDENTITY, []).append(identity_loss(restored, owner))
+            if RELEASE in self.config.weights:
+                found.setdefault(RELEASE, []).append(release_loss(restored, target, self.release_margin))
+        return {name: torch.stack(values).mean() for name, values in found.items()}
 
     def figures(self, outputs: _Outputs) -> dict[str, Tensor]:
         return {}
