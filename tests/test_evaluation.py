@@ -15,6 +15,7 @@ from tests.tiny_training import tiny_pack
 from training.batches import to_network
 from training.checkpoint import load_networks
 from training.evaluation import Estimate, Thresholds, owner_rates
+from training.evaluation.__main__ import main as command
 from training.evaluation.crops import evaluate, jpeg, mean_embedding, people, protect_and_restore, to_uint8
 from training.evaluation.frechet import NOT_MEASURED, frechet_distance
 from training.evaluation.statistics import write_json
@@ -219,16 +220,21 @@ def test_uncalibrated_recognisers_are_refused(tmp_path):
 
 
 def test_the_command_says_what_a_missing_run_needs(tmp_path):
-    from training.evaluation.__main__ import main
-
     (tmp_path / "run").mkdir()
     (tmp_path / "file").write_text("{}")
     options = {"run": "run", "data": "run", "recognizers": "file", "target": "file", "thresholds": "file"}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(tmp_path / value))]
-    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "train first" in result.output
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--count", "0"), ("--quality", "101"), ("--threads", "0")])
+def test_numbers_out_of_range_are_bad_usage(option, value):
+    result = CliRunner().invoke(command, [option, value])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': {value} is not in the range" in result.output
 
 
 def test_estimates_keep_their_counts():

@@ -182,6 +182,13 @@ def test_micro_batches_are_measured_as_they_are_trained(monkeypatch):
     assert seen == {("attributes", 2), ("attack", 2), ("erasure", 2)}
 
 
+@pytest.mark.parametrize("option", ["--limit", "--steps", "--threads", "--devices", "--accumulate"])
+def test_none_of_something_is_bad_usage(option):
+    done = CliRunner().invoke(main, ["--preset", "compact", "--dry-run", option, "0"])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}': 0 is not in the range x>=1" in done.output
+
+
 TOO_FEW_TO_SHARE = ("--set", "attack_settings.share_batch=true", "--set", "attack.batch=1")
 
 

@@ -21,6 +21,7 @@ Example:
 CELEBA_FACES = 162_770  # of its training partition
 
 _EXISTING = click.Path(path_type=Path, exists=True)
+_COUNT = click.IntRange(min=1)
 
 
 @click.command(epilog=EXAMPLE)
@@ -47,7 +48,7 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.option(
     "--continue",
     "continues",
-    type=click.Path(path_type=Path, exists=True),
+    type=_EXISTING,
     help="Begin a new run with the networks of this one.",
 )
 @click.option(
@@ -63,7 +64,7 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 )
 @click.option(
     "--lpips-trunk",
-    type=click.Path(path_type=Path, exists=True),
+    type=_EXISTING,
     help="torchvision's AlexNet weights, for a preset with the loss lpips (scripts/lpips_trunk.py).",
 )
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Overrides the preset.")
@@ -74,17 +75,15 @@ _EXISTING = click.Path(path_type=Path, exists=True)
     show_default=True,
     help="Where to train; auto: CUDA where there is some.",
 )
-@click.option(
-    "--devices", type=click.IntRange(min=1), help="Processes here, a device each; default: torchrun's, or 1."
-)
+@click.option("--devices", type=_COUNT, help="Processes here, a device each; default: torchrun's, or 1.")
 @click.option(
     "--accumulate",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     help="Micro-batches of a step in each process; sets the preset's field.",
 )
-@click.option("--threads", type=int, help="CPU threads.")
-@click.option("--steps", type=int, help="Stop after so many steps; the run can be resumed.")
-@click.option("--limit", type=int, help="Use only the first so many training pictures.")
+@click.option("--threads", type=_COUNT, help="CPU threads.")
+@click.option("--steps", type=_COUNT, help="Stop after so many steps; the run can be resumed.")
+@click.option("--limit", type=_COUNT, help="Use only the first so many pictures of each split.")
 @click.option(
     "--dry-run",
     is_flag=True,

@@ -29,10 +29,16 @@ Example:
 @click.option("--thresholds", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--lpips-trunk", type=click.Path(path_type=Path, exists=True), help="AlexNet's; for LPIPS.")
 @click.option("--inception", type=click.Path(path_type=Path, exists=True), help="Its weights; for FID.")
-@click.option("--count", type=int, help="Only the first so many people.")
-@click.option("--quality", default=95, show_default=True, help="JPEG quality of the saved crops.")
+@click.option("--count", type=click.IntRange(min=1), help="Only the first so many people.")
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=95,
+    show_default=True,
+    help="JPEG quality of the saved crops.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared faces; default: beside the run.")
-@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="OUT.json and OUT.md.")
 def main(
     run: Path,
