@@ -106,9 +106,9 @@ def main(
         raise click.ClickException(str(error)) from error
     told = {"run": run.name, "about": about, "data": f"{data.name}, {split}"}
     result = {**told, "target": [picture.name for picture in pictures], **result}
-    write_json(result, out.with_suffix(".json"))
+    write_json(result, out.with_name(f"{out.name}.json"))
     text = markdown(result)
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
     click.echo(text)
 
 
