@@ -14,7 +14,7 @@ from tests.tiny_run import NAMES, save_run
 from tests.tiny_training import tiny_pack
 from training.batches import to_network
 from training.checkpoint import load_networks
-from training.evaluation import Estimate, Thresholds, owner_rates
+from training.evaluation import Estimate, Thresholds, owner_rates, read_thresholds
 from training.evaluation.__main__ import main as command
 from training.evaluation.crops import evaluate, jpeg, mean_embedding, people, protect_and_restore, to_uint8
 from training.evaluation.frechet import NOT_MEASURED, frechet_distance
@@ -217,6 +217,20 @@ def test_uncalibrated_recognisers_are_refused(tmp_path):
     thresholds = Thresholds({}, {})
     with pytest.raises(ValueError, match="no thresholds of this file of 'colour'"):
         evaluate(tmp_path, tiny_pack(), [MeanColour()], {}, thresholds, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"models": {}, "seed": 0}', "it lacks pairs, pictures, recognizers; run: python -m benchmarks.eff"),
+        ("[1]", "no attribute 'keys'"),
+        ("{", "JSONDecodeError"),
+    ],
+)
+def test_what_is_no_file_of_thresholds_is_named(tmp_path, text, message):
+    (tmp_path / "cards.json").write_text(text)
+    with pytest.raises(ValueError, match=f"cards.json is no file of thresholds: .*{message}"):
+        read_thresholds(tmp_path / "cards.json")
 
 
 def test_the_command_says_what_a_missing_run_needs(tmp_path):
