@@ -1,6 +1,7 @@
 """Stage 2: who sees which faces, and what each loss is of."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.tiny_training import (
     tiny_recognizer,
     tiny_run,
 )
+from training import losses
 from training.batches import take
 from training.recipe import make_stages
 from training.stages import Networks
@@ -90,6 +92,70 @@ def test_a_weight_for_lpips_without_its_network_is_refused():
         make_stages(CONFIG, networks, recognizers, [torch.ones(6)] * 2, Publish(SIZE, masked=True))
 
 
+def test_the_restorer_starts_from_the_generator(tmp_path):
+    """Without attributes, whose channels it lacks, G's clean branch is what R gives."""
+    stage, batch, _ = attack_step(tmp_path, CONFIG)
+    edited = stage.networks.generator.edit(batch.face, torch.zeros(6, 3))
+    torch.testing.assert_close(stage.networks.restorer(batch.face), edited)
+
+
+def test_recognisers_and_restorer_see_what_the_noise_pool_leaves(tmp_path):
+    stage, batch, _ = attack_step(tmp_path, CONFIG)
+    stage.noise = lambda face, draws: face / 2
+    outputs = stage.forward(batch, 0)
+    received = outputs.published / 2
+    torch.testing.assert_close(outputs.attack.observed, received)
+    torch.testing.assert_close(outputs.restored, stage.publish(received, stage.networks.restorer(received)))
+    for index, loss in enumerate(stage._attack_losses(batch)):
+        torch.testing.assert_close(outputs.attack.primary[index], loss(received).detach())
+
+
+def test_each_loss_of_stage_2_is_of_its_own_pictures(tmp_path):
+    """Eq. 15: the norm of what the network gives; D, and the restorer's source, as people see them."""
+    stage, batch, _ = attack_step(tmp_path, settings(edit_share=1.0, sigma=0.0, chroma_weight=2.0))
+    for parameter in stage.networks.generator.perturbation_encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    outputs = stage.forward(batch, 0)
+    found = stage._losses(outputs)
+    protected, published = outputs.protected, outputs.published
+    torch.testing.assert_close(published, stage.publish(batch.face, protected))
+    assert not torch.allclose(published, protected)
+    assert not torch.equal(outputs.attributes, batch.attributes)
+    logits, attributes = stage.networks.discriminator(published)
+    expected = {
+        "attack": outputs.attack.total,
+        "erasure": losses.erasure_loss(outputs.restored, batch.face),
+        "perturbation": losses.perturbation_loss(protected, outputs.edited, 0.0, 2.0),
+        "attribute": losses.attribute_loss(attributes, outputs.attributes),
+        "generator": losses.generator_loss(logits),
+    }
+    assert expected["perturbation"] > 0.1
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    judged = stage._discriminator_losses(outputs)
+    real, own = stage.networks.discriminator(batch.face)
+    torch.testing.assert_close(judged["discriminator"], losses.discriminator_loss(real, logits))
+    torch.testing.assert_close(judged["attribute_real"], losses.attribute_loss(own, batch.attributes))
+
+
+def test_the_weights_of_an_epoch_come_from_the_two_before_it(tmp_path):
+    """Eq. 11 with mean losses 1, 1, 1 and then 1/2, 1, 1: the first one's rate is 1/2, the others' 1."""
+    stage = tiny_run(tmp_path).stages[1]
+    for means in ([1.0, 1.0, 1.0], [0.5, 1.0, 1.0]):
+        assert stage.weights.tolist() == pytest.approx([math.exp(1 / 3)] * 3)
+        stage._sums, stage._steps = 4 * torch.tensor(means), 4
+        told = stage.end_epoch()
+    assert stage.history == [[1.0, 1.0, 1.0], [0.5, 1.0, 1.0]]
+    slow = math.exp(1.0) / (math.exp(0.5) + 2 * math.exp(1.0))
+    expected = [math.exp(1 - 2 * slow), math.exp(slow), math.exp(slow)]
+    assert stage.weights.tolist() == pytest.approx(expected)
+    assert list(told.values()) == pytest.approx(expected)
+    assert (stage._sums.tolist(), stage._steps) == ([0.0, 0.0, 0.0], 0)
+    other = tiny_run(tmp_path / "other").stages[1]
+    other.restore(stage.state())
+    assert other.weights.tolist() == pytest.approx(expected)
+
+
 def test_jittered_landmarks_change_what_surrogates_see_but_not_the_owner(tmp_path):
     stage, batch, _ = attack_step(
         tmp_path, settings(landmark_jitter=0.05, owner_weight=1.0, owner_margin=-1.0)
@@ -107,8 +173,8 @@ def test_jittered_landmarks_change_what_surrogates_see_but_not_the_owner(tmp_pat
 def test_without_meta_steps_the_auxiliary_losses_are_those_of_the_others(tmp_path):
     """L_aux = sum over the others of w L / (K - 1) at theta itself; only theta is ever evaluated."""
     stage, batch, outputs = attack_step(tmp_path, settings(meta_every=0))
-    weights, losses = stage.weights, outputs.attack.primary
-    expected = (weights[1] * losses[1] + weights[2] * losses[2]) / 2
+    weights, primary = stage.weights, outputs.attack.primary
+    expected = (weights[1] * primary[1] + weights[2] * primary[2]) / 2
     torch.testing.assert_close(outputs.attack.auxiliary, expected)
     calls = []
     stage.networks.generator.perturbation_encoder.register_forward_hook(lambda *_: calls.append(1))

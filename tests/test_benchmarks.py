@@ -59,6 +59,12 @@ def test_success_rates_follow_equations_17_and_18() -> None:
     }
 
 
+def test_the_owner_is_lost_and_accepted_at_far_0_01() -> None:
+    """Cosine 0.3 to the owner, above the threshold at FAR 0.1 (0.2) and below that at 0.01 (0.4)."""
+    found = rates(sample(np.array([0.954, 0.3]), np.array([0.954, 0.3])))
+    assert (found["dodging"], found["owner_accepted_restored"]) == (1.0, 0.0)
+
+
 def test_returning_the_targets_photo_is_an_attack_that_cannot_be_erased() -> None:
     """The attack succeeds and the owner is lost; a restorer that leaves it so scores nothing."""
     found = rates(sample(TARGET, TARGET))
@@ -115,7 +121,10 @@ def test_quality_of_equal_and_shifted_pictures() -> None:
     picture = np.random.default_rng(0).integers(0, 200, (32, 32, 3), dtype=np.uint8)
     with np.errstate(divide="ignore"):
         assert quality_of(picture, picture)["ssim"] == 1.0
-    assert quality_of(picture, picture + 51)["l1"] == pytest.approx(0.2)
+    brighter = quality_of(picture, picture + 51)  # by a fifth: 0.2, 0.2^2 and 20 log10(5) = 13.98 dB
+    assert [brighter[measure] for measure in ("l1", "mse", "psnr")] == pytest.approx(
+        [0.2, 0.04, 13.979], rel=1e-4
+    )
 
 
 def results(folder: Path) -> dict[str, Path]:
@@ -295,11 +304,15 @@ def test_what_cannot_be_erased_is_lost_in_every_benchmark(tmp_path: Path) -> Non
     Image.fromarray(np.full((32, 32, 3), 40, np.uint8)).save(path)
     for erases in (True, False):
         here = laboratory(erases)
-        whole = pictures.run_picture(path, here, {}, None)
+        whole = pictures.run_picture(path, here, {}, None, None)
         versions, others = owners.run_person([path, path], here)
         operated = robustness.run_picture(path, here, index=0, seed=0)
         assert (whole.embeddings["restored"] is None) is not erases
         assert whole.erased is erases
+        assert whole.features is None
+        seen = pictures.run_picture(path, here, {}, lambda faces: faces.mean((1, 2)), None).features
+        assert seen.keys() == {"clean", "edited", "protected", "restored"}
+        assert seen["restored"] == pytest.approx(40 if erases else 215, abs=2)
         assert (versions["restored"] is None) is not erases
         assert all((found["restored"] is None) is not erases for found in operated.values())
         assert others[0]["r"] == pytest.approx(40 / 255)

@@ -58,6 +58,34 @@ def test_bad_overrides_say_what_is_wrong(assignment, message):
         override(PRESETS["compact"], [assignment])
 
 
+def test_the_paper_preset_has_the_papers_settings():
+    """Eqs. 14-16 and section V; ``L_rec`` of Eq. 15 is a constant while G is frozen, and left out."""
+    paper = PRESETS["paper-256"]
+    discriminator = {"discriminator": 1.0, "attribute_real": 1.0}  # Eqs. 3 and 4
+    assert paper.attributes.weights == {
+        "reconstruction": 150.0, "attribute": 10.0, "generator": 1.0, **discriminator
+    }  # fmt: skip
+    assert paper.attack.weights == {
+        "attribute": 10.0, "generator": 1.0, "attack": 200.0, "erasure": 150.0, "perturbation": 1.0,
+        **discriminator,
+    }  # fmt: skip
+    assert paper.erasure.weights == {"erasure": 1.0}
+    stages = (paper.attributes, paper.attack, paper.erasure)
+    assert [stage.epochs for stage in stages] == [200, 100, 50]
+    assert {(stage.learning_rate, stage.lr_schedule, stage.minutes) for stage in stages} == {
+        (2e-5, "constant", None)
+    }
+    assert not any(stage.ramps for stage in stages)
+    attack, noise = paper.attack_settings, paper.noise
+    assert paper.network.image_size == 256
+    assert (attack.strength, attack.sigma, attack.inner_lr) == (0.5, 30.0, 2e-5)
+    assert (attack.second_order, attack.meta_every, attack.primaries_per_step) == (True, 1, 0)
+    assert (attack.owner_weight, attack.share_batch, attack.chroma_weight) == (0.0, False, 1.0)
+    assert (attack.landmark_jitter, attack.edit_share, paper.realignment) == (0.0, 1.0, 0.0)
+    assert (noise.jpeg_quality, noise.gaussian_variance, noise.resize_factor) == ((50.0, 50.0), 0.003, 0.25)
+    assert (paper.paste_mask, paper.network.perturbation_context) == (False, False)
+
+
 def test_the_gpu_preset_ships_as_compact_and_leaves_two_minutes():
     compact, gpu = PRESETS["compact"], PRESETS["gpu-25min"]
     assert gpu.network == compact.network

@@ -9,7 +9,7 @@ import torch
 from tests.tiny_training import CONFIG, SIZE, tiny_pack, tiny_recognizer, tiny_run
 from training.batches import take
 from training.config import SettingsError
-from training.losses import identity_loss, release_loss
+from training.losses import erasure_loss, identity_loss, release_loss
 from training.stages import ErasureStage
 from training.stages.publish import Publish
 
@@ -42,6 +42,24 @@ def test_recognisers_look_for_owner_and_target_where_the_face_has_moved_to(tmp_p
     torch.testing.assert_close(losses["identity"], torch.stack(identities).mean())
     torch.testing.assert_close(losses["release"], torch.stack(releases).mean())
     assert (outputs.landmarks - batch.landmarks).abs().max() > 0.1
+
+
+def test_the_restorer_learns_from_what_the_noise_pool_leaves(tmp_path):
+    """Eq. 16's x_adv is published as in use: attributes, strength and injection of the attack, realigned."""
+    stage, batch, _, _ = erasure_step(tmp_path)
+    stage.networks.generator.start_perturbation_from_encoder()
+    for parameter in stage.networks.generator.perturbation_encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    stage.realignment = 0.0
+    stage.attack = dataclasses.replace(stage.attack, strength=0.3, injection=0.2, edit_share=0.0)
+    stage.noise = lambda face, draws: face / 2
+    outputs = stage.forward(batch, 0)
+    with torch.no_grad():
+        protected = stage.networks.generator(batch.face, batch.attributes, 0.3, 0.2)
+    received = stage.publish(batch.face, protected) / 2
+    torch.testing.assert_close(outputs.restored, stage.publish(received, stage.networks.restorer(received)))
+    torch.testing.assert_close(outputs.source, batch.face)
+    torch.testing.assert_close(stage._losses(outputs)["erasure"], erasure_loss(outputs.restored, batch.face))
 
 
 @pytest.mark.parametrize("term", ["identity", "release"])

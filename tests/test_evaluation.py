@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tests.tiny_run import NAMES, save_run
 from tests.tiny_training import tiny_pack
-from training.evaluation import Estimate, Thresholds, owner_rates
-from training.evaluation.crops import evaluate, people, protect_and_restore
+from training.batches import to_network
+from training.checkpoint import load_networks
+from training.evaluation import Estimate, Thresholds, owner_rates, read_thresholds
+from training.evaluation.__main__ import main as command
+from training.evaluation.crops import evaluate, jpeg, mean_embedding, people, protect_and_restore, to_uint8
+from training.evaluation.frechet import NOT_MEASURED, frechet_distance
 from training.evaluation.statistics import write_json
 from training.evaluation.table import markdown
+from training.stages.publish import Publish
+from training.target import unseen_pictures
 
 A, B, C = np.eye(3)
 LOST = np.full(3, np.nan)
@@ -104,8 +112,11 @@ def test_a_run_is_measured_on_saved_crops(tmp_path):
     assert not np.array_equal(coarse.protected, versions.protected)
     assert not np.array_equal(coarse.restored, versions.restored)
     assert result["quality"]["protected against edited"]["l1"].value > 0
-    text = markdown({"run": "run", "data": "faces", **result})
+    text = markdown({"run": "run", "data": "faces", "target": ["t.png"], **result})
     assert "| colour | black-box |" in text
+    asr = f"{100 * row['asr'].value:.0f}"
+    assert f"| mean | black-box | {100 * row['asr_clean'].value:.0f} | {asr} | " in text
+    assert "Target: t.png." in text
     write_json(result, tmp_path / "out.json")
     saved = json.loads((tmp_path / "out.json").read_text())
     assert saved["recognizers"]["colour"]["owner_found"]["clean"].keys() == {
@@ -115,23 +126,129 @@ def test_a_run_is_measured_on_saved_crops(tmp_path):
     }
 
 
+def test_the_authority_restores_the_saved_file_and_saves_it(tmp_path):
+    run = save_run(tmp_path / "run")
+    pack = tiny_pack(n_attributes=len(NAMES))
+    versions = protect_and_restore(run, pack.crops, pack.attributes, quality=60)
+    config, _, restorer, _, _ = load_networks(run)
+    received = to_network(versions.protected)
+    restored = Publish(config.network.image_size, masked=True)(received, restorer(received))
+    assert np.array_equal(versions.restored, jpeg(to_uint8(restored), 60))
+
+
+def test_a_level_is_the_nearest():
+    levels = torch.tensor([[100.6, 3.4, -7.0, 300.0]]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
+    assert to_uint8(levels / 127.5 - 1)[0, 0, :, 0].tolist() == [101, 3, 0, 255]
+
+
+def test_each_rate_has_its_own_threshold(tmp_path):
+    """Half of the protected faces lie above the threshold at FAR 0.01, all above that at 0.1."""
+    run, embedder = save_run(tmp_path / "run"), MeanColour()
+    pack = tiny_pack(n_attributes=len(NAMES))
+    pack.identities[:] = [0, 0, 1, 1, 2, 2, 3, 3]
+    target = embedder.embed(np.full((4, 4, 3), 255, np.uint8), None)
+    versions = protect_and_restore(run, pack.crops[::2], pack.attributes[::2], quality=95)
+    protected, restored = (
+        np.sort([embedder.embed(crop, None) @ target for crop in crops])
+        for crops in (versions.protected, versions.restored)
+    )
+    attack, erasure = protected[1:3].mean(), min(protected[0], restored[0]) - 1e-4
+    thresholds = Thresholds(
+        {"colour": {"sha256": "aa", "threshold": {"0.1": erasure, "0.01": attack, "0.001": 2.0}}}, {}
+    )
+    row = evaluate(run, pack, [embedder], {"colour": ""}, thresholds, {"colour": target})["recognizers"]
+    assert row["colour"]["asr"].value == 0.5
+    assert row["colour"]["esr"].value == 0.0
+    assert row["colour"]["owner_found"]["clean"]["verified_0.001"].value == 0.0
+
+
+def test_fid_is_that_of_the_saved_versions_or_is_said_to_be_missing(tmp_path):
+    def features(crops):
+        return crops.mean((1, 2))
+
+    run, embedder = save_run(tmp_path / "run"), MeanColour()
+    pack = tiny_pack(n_attributes=len(NAMES))
+    pack.identities[:] = [0, 0, 1, 1, 2, 2, 3, 3]
+    versions = protect_and_restore(run, pack.crops[::2], pack.attributes[::2], quality=95)
+    given = (
+        run,
+        pack,
+        [embedder],
+        {"colour": ""},
+        THRESHOLDS,
+        {"colour": embedder.embed(pack.crops[0], None)},
+    )
+    result = evaluate(*given, inception=features)
+    expected = {
+        "protected against edited": (versions.edited, versions.protected),
+        "protected against clean": (versions.clean, versions.protected),
+        "restored against clean": (versions.clean, versions.restored),
+    }
+    assert result["fid"] == {
+        title: pytest.approx(frechet_distance(features(a), features(b))) for title, (a, b) in expected.items()
+    }
+    told = {"run": "run", "data": "faces", "target": ["t.png"]}
+    assert "\nFID: protected against edited " in markdown({**told, **result})
+    unmeasured = evaluate(*given)
+    assert unmeasured["fid"] == NOT_MEASURED
+    assert f"\nFID: {NOT_MEASURED}.\n" in markdown({**told, **unmeasured})
+
+
+def test_a_target_with_several_pictures_is_tested_with_those_that_training_did_not_see(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    a, b, c = sorted(tmp_path.iterdir())
+    hashes = {path: sha256(path.read_bytes()).hexdigest() for path in (a, b, c)}
+    assert unseen_pictures([a, b, c], [hashes[a]]) == [b, c]
+    assert unseen_pictures([a], [hashes[a]]) == [a]
+    assert unseen_pictures([a, b], list(hashes.values())) == [a, b]
+
+
+def test_the_targets_embedding_is_the_mean_of_its_pictures():
+    """White and black: (1, 1, 1, 0.1) and (0, 0, 0, 0.1) of length 1 each, the mean of length 1 again."""
+    crops = np.stack([np.full((4, 4, 3), level, np.uint8) for level in (255, 0)])
+    white = np.array([1, 1, 1, 0.1]) / np.sqrt(3.01)
+    together = white + np.eye(4)[3]
+    found = mean_embedding(MeanColour(), crops, np.zeros((2, 5, 2)))
+    np.testing.assert_allclose(found, together / np.linalg.norm(together))
+
+
 def test_uncalibrated_recognisers_are_refused(tmp_path):
     thresholds = Thresholds({}, {})
     with pytest.raises(ValueError, match="no thresholds of this file of 'colour'"):
         evaluate(tmp_path, tiny_pack(), [MeanColour()], {}, thresholds, {})
 
 
-def test_the_command_says_what_a_missing_run_needs(tmp_path):
-    from training.evaluation.__main__ import main
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"models": {}, "seed": 0}', "it lacks pairs, pictures, recognizers; run: python -m benchmarks.eff"),
+        ("[1]", "no attribute 'keys'"),
+        ("{", "JSONDecodeError"),
+    ],
+)
+def test_what_is_no_file_of_thresholds_is_named(tmp_path, text, message):
+    (tmp_path / "cards.json").write_text(text)
+    with pytest.raises(ValueError, match=f"cards.json is no file of thresholds: .*{message}"):
+        read_thresholds(tmp_path / "cards.json")
 
+
+def test_the_command_says_what_a_missing_run_needs(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "file").write_text("{}")
     options = {"run": "run", "data": "run", "recognizers": "file", "target": "file", "thresholds": "file"}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(tmp_path / value))]
-    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "train first" in result.output
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--count", "0"), ("--quality", "101"), ("--threads", "0")])
+def test_numbers_out_of_range_are_bad_usage(option, value):
+    result = CliRunner().invoke(command, [option, value])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': {value} is not in the range" in result.output
 
 
 def test_estimates_keep_their_counts():

@@ -15,6 +15,13 @@ def test_discriminator_loss_of_an_undecided_discriminator():
     assert losses.discriminator_loss(zero, zero).item() == pytest.approx(2 * math.log(2))
 
 
+def test_discriminator_loss_asks_for_real_above_and_generated_below():
+    """Real at probability 3/4, generated at 1/4: -log 3/4 twice; the other way round -log 1/4 twice."""
+    high, low = torch.full((2, 1), math.log(3)), torch.full((2, 1), -math.log(3))
+    assert losses.discriminator_loss(high, low).item() == pytest.approx(-2 * math.log(0.75))
+    assert losses.discriminator_loss(low, high).item() == pytest.approx(-2 * math.log(0.25))
+
+
 def test_generator_loss_is_minus_log_probability():
     """Logit log 3 is probability 3/4: -log 3/4."""
     assert losses.generator_loss(torch.full((2, 1), math.log(3))).item() == pytest.approx(-math.log(0.75))
@@ -24,6 +31,14 @@ def test_attribute_loss_sums_over_attributes_and_averages_over_faces():
     """Three attributes at logit 0 cost 3 log 2 a face, whatever the label (Eq. 4)."""
     labels = torch.tensor([[0.0, 1, 1], [1, 0, 0]])
     assert losses.attribute_loss(torch.zeros(2, 3), labels).item() == pytest.approx(3 * math.log(2))
+
+
+def test_attribute_loss_is_low_for_the_right_label():
+    """Logit log 3 says 3/4 for the attribute: -log 3/4 where it is there, -log 1/4 where it is not."""
+    logits = torch.full((1, 1), math.log(3))
+    for label, probability in ((1.0, 0.75), (0.0, 0.25)):
+        loss = losses.attribute_loss(logits, torch.tensor([[label]]))
+        assert loss.item() == pytest.approx(-math.log(probability))
 
 
 def test_reconstruction_loss_is_the_mean_absolute_difference():
@@ -45,6 +60,14 @@ def test_perturbation_loss_is_free_below_sigma(sigma, expected):
     loss.backward()
     assert loss.item() == pytest.approx(expected)
     assert (protected.grad.abs().max() > 0) == (expected > sigma)
+
+
+def test_every_faces_perturbation_has_its_own_bound():
+    """Norms sqrt 3 and 0 at sigma = 1: (sqrt 3 + 1) / 2, not max(1, sqrt 3 / 2) (Eq. 8)."""
+    protected = torch.zeros(2, 3, 2, 2)
+    protected[0] = 0.5
+    loss = losses.perturbation_loss(protected, torch.zeros(2, 3, 2, 2), 1.0)
+    assert loss.item() == pytest.approx((3**0.5 + 1) / 2)
 
 
 def test_norms_have_a_finite_gradient_at_zero():

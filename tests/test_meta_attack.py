@@ -8,11 +8,20 @@ from training.meta_attack import meta_auxiliary_attack
 
 
 def attack(
-    theta, *, losses, weights=None, primaries=(0,), inner_lr=0.1, second_order=True, meta=True, epsilon=-1e9
+    theta,
+    *,
+    losses,
+    observe=lambda protected: protected,
+    weights=None,
+    primaries=(0,),
+    inner_lr=0.1,
+    second_order=True,
+    meta=True,
+    epsilon=-1e9,
 ):
     return meta_auxiliary_attack(
         lambda parameters: parameters["theta"],
-        lambda protected: protected,
+        observe,
         losses,
         {"theta": theta},
         weights=torch.ones(len(losses), dtype=theta.dtype) if weights is None else weights,
@@ -38,6 +47,15 @@ def test_one_step_by_hand():
     assert result.auxiliary.item() == pytest.approx(4.84)
     assert result.primary.tolist() == [1.0, 4.0]
     assert result.total.item() == pytest.approx(3.67)
+
+
+def test_surrogates_see_what_is_observed_before_and_after_the_step():
+    """Twice theta = 1: L_0 = 4, gradient 8, theta' = 1 - 0.1 * 8 = 0.2, L_aux = (2 * 0.2 - 3)^2 = 6.76."""
+    theta = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    result = attack(theta, losses=quadratics(), observe=lambda protected: 2 * protected)
+    assert result.primary.tolist() == [4.0, 1.0]
+    assert result.auxiliary.item() == pytest.approx(6.76)
+    assert (result.protected.item(), result.observed.item()) == (1.0, 2.0)
 
 
 def test_second_order_gradient_by_hand():

@@ -38,6 +38,17 @@ def test_only_the_pictures_get_gradients(trunk):
     assert not any(parameter.requires_grad for parameter in distance.parameters())
 
 
+def test_black_and_white_enter_the_trunk_as_imagenets_do(trunk):
+    """ImageNet's means (0.485, 0.456, 0.406) and deviations (0.229, 0.224, 0.225) of pictures in [0, 1]."""
+    seen = []
+    distance = Lpips("alex", trunk)
+    distance.distance.scaling_layer.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    distance(-torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64))
+    for entered, level in zip(seen, (0.0, 1.0), strict=True):
+        torch.testing.assert_close(entered[0, :, 5, 5], (level - mean) / deviation, rtol=0, atol=0.01)
+
+
 def test_features_alone_are_accepted_too(trunk, tmp_path):
     state = {name.removeprefix("features."): value for name, value in torch.load(trunk).items()}
     torch.save(state, tmp_path / "features.pth")

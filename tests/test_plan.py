@@ -1,6 +1,7 @@
 """The dry run: counts worked out by hand, the time's arithmetic, and what the command needs."""
 
 import dataclasses
+import json
 from functools import partial
 
 import pytest
@@ -13,12 +14,15 @@ from tests.tiny_training import CONFIG, tiny_recognizer, tiny_run
 from training import plan as plan_module
 from training import presets
 from training.__main__ import main
+from training.parts import time_parts
+from training.perceptual import Lpips
 from training.plan import Plan, StagePlan, make_plan
 from training.plan_table import plan_table
 from training.probe import first_batch, matrix_rate, peak_bytes, random_faces
 from training.ranks import launch
 
 CPU = torch.device("cpu")
+FORMATS_TOLD = ("fp32, channels first", "fp32, channels last", "bf16, channels last")
 MINI = dataclasses.replace(
     CONFIG,
     name="mini",
@@ -129,6 +133,33 @@ def test_the_command_needs_nothing_and_writes_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_figures_are_written_where_asked(tmp_path, monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "mini", MINI)
+    monkeypatch.setattr("training.plan.make_plan", partial(make_plan, seconds_per_stage=0.01))
+    out = tmp_path / "plan.json"
+    done = CliRunner().invoke(
+        main, ["--preset", "mini", "--dry-run", "--limit", "800", "--json", str(out), "--set", "seed=7"]
+    )
+    assert done.exit_code == 0, done.output
+    figures = json.loads(out.read_text())
+    assert (figures["faces"], figures["config"]["seed"]) == (800, 7)
+    assert figures["stages"].keys() == {"attributes", "attack", "erasure"}
+    for stage in figures["stages"].values():
+        assert stage["ms_per_face"] == pytest.approx(1000 / stage["faces_per_s"])
+    refused = CliRunner().invoke(main, ["--preset", "mini", "--json", str(out)])
+    assert refused.exit_code == 2
+    assert "--json is for the figures of --dry-run" in refused.output
+
+
+def test_every_network_of_a_step_is_measured_alone(plan):
+    formats = [f"encoder and decoder, {kind}" for kind in FORMATS_TOLD]
+    assert [part.name for part in plan.parts] == [*formats, "r0, fp32", "r1, fp32"]
+    assert all(part.ms_per_face > 0 for part in plan.parts)
+    perceptual = Lpips("alex", random=True)
+    parts = time_parts(MINI.network, [], perceptual, CPU, seconds_per_part=0.001)
+    assert [part.name for part in parts] == [*formats, "LPIPS, fp32"]
+
+
 def test_training_still_needs_its_inputs():
     done = CliRunner().invoke(main, ["--preset", "compact"])
     assert done.exit_code == 2
@@ -149,6 +180,13 @@ def test_micro_batches_are_measured_as_they_are_trained(monkeypatch):
     config = dataclasses.replace(MINI, accumulate=2, attack_settings=shared)
     make_plan(config, [], faces=8, ranks=launch(accelerator="cpu"), seconds_per_stage=0.01)
     assert seen == {("attributes", 2), ("attack", 2), ("erasure", 2)}
+
+
+@pytest.mark.parametrize("option", ["--limit", "--steps", "--threads", "--devices", "--accumulate"])
+def test_none_of_something_is_bad_usage(option):
+    done = CliRunner().invoke(main, ["--preset", "compact", "--dry-run", option, "0"])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}': 0 is not in the range x>=1" in done.output
 
 
 TOO_FEW_TO_SHARE = ("--set", "attack_settings.share_batch=true", "--set", "attack.batch=1")

@@ -1,5 +1,6 @@
 """The face as it is published and found again."""
 
+import pytest
 import torch
 
 from tests.tiny_training import SIZE
@@ -39,6 +40,23 @@ def test_points_move_with_the_picture():
     found = (weights[:, 0, :, :, None] * pixels).sum((1, 2))
     assert (found - centres[:, 0]).abs().max() > 1
     torch.testing.assert_close(realignment.points(centres, side)[:, 0], found, atol=0.02, rtol=0)
+
+
+def test_realignment_strays_by_the_jitter():
+    """Turn (radians) and logarithm of the scale by 0.02; the shift by 0.02 sides, of which there are 2."""
+    torch.manual_seed(0)
+    theta = Realignment.draw(0.02, Draws(20_000)).theta
+    turn, scale = torch.atan2(theta[:, 1, 0], theta[:, 0, 0]), theta[:, :, 0].norm(dim=1)
+    for values, expected in (
+        (turn, 0.02),
+        (scale.log(), 0.02),
+        (theta[:, 0, 2], 0.04),
+        (theta[:, 1, 2], 0.04),
+    ):
+        assert values.std().item() == pytest.approx(expected, rel=0.03)
+        assert values.mean().item() == pytest.approx(0, abs=0.002)
+    torch.testing.assert_close(theta[:, 0, 0], theta[:, 1, 1])
+    torch.testing.assert_close(theta[:, 0, 1], -theta[:, 1, 0])
 
 
 def test_edited_attributes_keep_ones_own_or_take_anothers():

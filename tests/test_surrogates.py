@@ -9,8 +9,9 @@ from onnx import TensorProto, helper, save
 from torch import nn
 
 from runtime.geometry import ARCFACE_TEMPLATE, box_transform, crop_template, warp
+from training.data import DataError
 from training.surrogates import Recognizer, SurrogateError, load_cards, load_recognizer, select_white_box
-from training.target import target_pictures
+from training.target import target_embeddings, target_pictures
 
 
 @pytest.fixture
@@ -159,5 +160,17 @@ def test_the_template_is_hit(cards_file):
 
 
 def test_a_target_without_pictures_is_an_error(tmp_path):
-    with pytest.raises(Exception, match="no picture of the target"):
+    with pytest.raises(DataError, match="no picture of the target"):
         target_pictures(tmp_path)
+
+
+def test_the_targets_embedding_is_the_unit_mean_of_its_pictures(cards_file, monkeypatch):
+    """Mean colours along the axes (1, 0, 0) and (0, 1, 0), each of length 1: (1, 1, 0) / sqrt 2."""
+    crops = np.zeros((2, 64, 64, 3), dtype=np.uint8)
+    crops[0, ..., 0] = 200
+    crops[1, ..., 1] = 100
+    landmarks = np.stack([crop_template(64)] * 2)
+    monkeypatch.setattr("training.target.target_crops", lambda pictures: (crops, landmarks))
+    monkeypatch.setattr("training.target.TARGET_CROP_PX", 64)
+    [embedding] = target_embeddings([], [load_recognizer(load_cards(cards_file)["open"])])
+    torch.testing.assert_close(embedding, torch.tensor([0.5**0.5, 0.5**0.5, 0.0]))

@@ -284,3 +284,29 @@ def test_the_detector_outlives_pictures_it_cannot_look_at(tmp_path, caplog):
     assert found[-1].mean(0) == pytest.approx([230, 120], abs=40)
     assert "dot.png: the detector cannot look at it" in caplog.text
     assert "broken.png: it cannot be read" in caplog.text
+
+
+class Detector:
+    """Stands in for MTCNN: a face at the edge, and one off the middle by a hundredth of the brightness."""
+
+    def __init__(self, **_):
+        pass
+
+    def detect(self, pictures, landmarks):
+        assert landmarks
+        middle = np.array(pictures.shape[2:0:-1]) / 2
+        brightness = pictures.mean((1, 2, 3))
+        faces = [np.stack([np.full((5, 2), 1.0), middle + np.full((5, 2), b / 100)]) for b in brightness]
+        return None, None, faces
+
+
+def test_every_picture_gets_its_own_central_face_whatever_the_sizes(tmp_path, monkeypatch):
+    """Sizes come mixed, the detector wants them sorted; picture i has brightness i."""
+    monkeypatch.setattr("facenet_pytorch.MTCNN", Detector)
+    sides = [40, 20, 40, 30, 20, 40]
+    paths = [tmp_path / f"{i}.png" for i in range(len(sides))]
+    for i, side in enumerate(sides):
+        Image.new("RGB", (side, side), (i, i, i)).save(paths[i])
+    found = find_landmarks(paths, batch=4)
+    expected = [side / 2 + i / 100 for i, side in enumerate(sides)]
+    np.testing.assert_allclose(found, np.array(expected)[:, None, None] * np.ones((1, 5, 2)))

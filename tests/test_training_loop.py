@@ -34,6 +34,7 @@ def test_a_killed_run_continued_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_every_stage_trains_its_own_networks_and_freezes_the_others(tmp_path):
+    """Batch statistics move in the first stage alone."""
     trained = {
         "attributes": ("generator.encoder", "generator.decoder", "discriminator."),
         "attack": ("generator.perturbation_encoder", "restorer.", "discriminator."),
@@ -41,22 +42,24 @@ def test_every_stage_trains_its_own_networks_and_freezes_the_others(tmp_path):
     }
     run = tiny_run(tmp_path)
 
-    def parameters() -> dict[str, torch.Tensor]:
+    def tensors() -> dict[str, torch.Tensor]:
         return {
-            f"{name}.{key}": parameter.detach().clone()
+            f"{name}.{key}": tensor.clone()
             for name, network in run.networks.items().items()
-            for key, parameter in network.named_parameters()
+            for key, tensor in network.state_dict().items()
         }
 
     for stage, steps in zip(run.stages, (2, 4, 2), strict=True):
-        before = parameters()
+        before = tensors()
         run.train(Silent(), stop_after_steps=steps - 1)
         assert run.stages[run.at.stage] is stage
-        after = parameters()
+        after = tensors()
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert all(name.startswith(trained[stage.name]) for name in changed), stage.name
         for prefix in trained[stage.name]:
             assert any(name.startswith(prefix) for name in changed), (stage.name, prefix)
+        statistics = [name for name in changed if "running" in name or "num_batches" in name]
+        assert bool(statistics) == (stage.name == "attributes")
         run.train(Silent(), stop_after_steps=1)  # enters the next stage
 
 

@@ -21,6 +21,7 @@ Example:
 CELEBA_FACES = 162_770  # of its training partition
 
 _EXISTING = click.Path(path_type=Path, exists=True)
+_COUNT = click.IntRange(min=1)
 
 
 @click.command(epilog=EXAMPLE)
@@ -47,7 +48,7 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @click.option(
     "--continue",
     "continues",
-    type=click.Path(path_type=Path, exists=True),
+    type=_EXISTING,
     help="Begin a new run with the networks of this one.",
 )
 @click.option(
@@ -63,7 +64,7 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 )
 @click.option(
     "--lpips-trunk",
-    type=click.Path(path_type=Path, exists=True),
+    type=_EXISTING,
     help="torchvision's AlexNet weights, for a preset with the loss lpips (scripts/lpips_trunk.py).",
 )
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Overrides the preset.")
@@ -74,21 +75,22 @@ _EXISTING = click.Path(path_type=Path, exists=True)
     show_default=True,
     help="Where to train; auto: CUDA where there is some.",
 )
-@click.option(
-    "--devices", type=click.IntRange(min=1), help="Processes here, a device each; default: torchrun's, or 1."
-)
+@click.option("--devices", type=_COUNT, help="Processes here, a device each; default: torchrun's, or 1.")
 @click.option(
     "--accumulate",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     help="Micro-batches of a step in each process; sets the preset's field.",
 )
-@click.option("--threads", type=int, help="CPU threads.")
-@click.option("--steps", type=int, help="Stop after so many steps; the run can be resumed.")
-@click.option("--limit", type=int, help="Use only the first so many training pictures.")
+@click.option("--threads", type=_COUNT, help="CPU threads.")
+@click.option("--steps", type=_COUNT, help="Stop after so many steps; the run can be resumed.")
+@click.option("--limit", type=_COUNT, help="Use only the first so many pictures of each split.")
 @click.option(
     "--dry-run",
     is_flag=True,
     help="Train nothing: tell parameters, FLOPs, memory and expected time. Needs only --preset.",
+)
+@click.option(
+    "--json", "figures", type=click.Path(path_type=Path), help="With --dry-run: its figures, to a file."
 )
 def main(
     preset: str,
@@ -113,6 +115,7 @@ def main(
     steps: int | None,
     limit: int | None,
     dry_run: bool,
+    figures: Path | None,
 ) -> None:
     """Trains generator, discriminator and restorer in the paper's three stages.
 
@@ -138,8 +141,10 @@ def main(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--set") from error
     if dry_run:
-        _tell_plan(config, data, layout, surrogates, only, limit, threads, accelerator)
+        _tell_plan(config, data, layout, surrogates, only, limit, threads, accelerator, figures)
         return
+    if figures is not None:
+        raise click.UsageError("--json is for the figures of --dry-run; a run's are in its log.jsonl")
     if data is None or surrogates is None or target is None or out is None:
         given = {"--data": data, "--surrogates": surrogates, "--target": target, "--out": out}
         missing = ", ".join(name for name, value in given.items() if value is None)
@@ -177,16 +182,19 @@ def _tell_plan(
     limit: int | None,
     threads: int | None,
     accelerator: str,
+    figures: Path | None,
 ) -> None:
+    import json
+
     from rich.console import Console
 
     from .config import SettingsError
     from .data.errors import DataError
     from .monitor import fixed_threads
     from .plan import make_plan
-    from .plan_table import plan_table
+    from .plan_table import plan_figures, plan_table
     from .ranks import ScaleError, launch
-    from .recipe import face_count
+    from .recipe import commit, face_count
     from .surrogates import load_cards, load_recognizer, select_white_box
     from .surrogates.card import SurrogateError
 
@@ -202,6 +210,9 @@ def _tell_plan(
     assumed = "as --limit says" if limit else "assumed, CelebA's training partition (--data or --limit)"
     faces_from = assumed if data is None else f"found in {data}"
     Console().print(plan_table(plan, faces_from))
+    if figures is not None:
+        text = json.dumps({"commit": commit(), **plan_figures(plan)}, indent=2)
+        figures.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -35,7 +36,9 @@ class Lpips(nn.Module):
                 f"LPIPS needs torchvision's weights of {net}, as a file (--lpips-trunk); "
                 f"get them: python scripts/lpips_trunk.py {net} {net}.pth"
             )
-        self.distance = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        with warnings.catch_warnings():  # lpips calls torchvision as older versions wanted it
+            warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+            self.distance = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         if trunk is not None:
             self._load_trunk(trunk)
         self.distance.eval().requires_grad_(False)

@@ -18,6 +18,7 @@ from .batches import take
 from .config import RunConfig, StageConfig
 from .data.errors import DataError
 from .loop import Run
+from .parts import Part, time_parts
 from .perceptual import Lpips
 from .probe import clock, device_name, first_batch, matrix_rate, peak_bytes, random_faces
 from .ranks import Ranks
@@ -87,6 +88,7 @@ class Plan:
         faces: to train on.
         recognizers: names of those counted; none where stand-ins that cost nothing took their place.
         rates: FLOP/s of large matrix products by precision, measured.
+        parts: networks of a step alone, measured; the recognisers that are counted among them.
     """
 
     config: RunConfig
@@ -94,6 +96,7 @@ class Plan:
     faces: int
     recognizers: tuple[str, ...]
     rates: dict[str, float]
+    parts: tuple[Part, ...]
     stages: tuple[StagePlan, ...]
 
     def share(self, stage: StagePlan) -> float:
@@ -158,6 +161,9 @@ def make_plan(
         device=device_name(device),
         faces=faces,
         recognizers=tuple(recognizer.card.name for recognizer in recognizers),
+        parts=time_parts(
+            config.network, recognizers, perceptual, device, seconds_per_part=seconds_per_stage / 16
+        ),
         rates={name: matrix_rate(device, dtype) for name, dtype in DTYPES.items()},
         stages=tuple(plans),
     )
@@ -216,9 +222,9 @@ def _probe(
     )
 
 
-def _state_bytes(run: Run, helpers: Sequence[nn.Module], trained: Sequence[Tensor]) -> int:
+def _state_bytes(run: Run, kept: Sequence[nn.Module], trained: Sequence[Tensor]) -> int:
     """Networks, their moving averages, recognisers, one gradient for what trains, and the optimisers."""
-    modules = (*run.networks.items().values(), *run.averaged.values(), *helpers)
+    modules = (*run.networks.items().values(), *run.averaged.values(), *kept)
     weights = [tensor for module in modules for tensor in module.state_dict().values()]
     optimizers = [
         value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -46,7 +48,42 @@ def plan_table(plan: Plan, faces_from: str) -> RenderableType:
     row("time", "estimated", _time)
     if any(stage.config.minutes for stage in plan.stages):
         row("epochs in that time", "estimated", lambda s: f"{s.epochs:.3g}")
-    return Group(table, *(Text(note) for note in _notes(plan, faces_from)))
+    return Group(table, _parts_table(plan), *(Text(note) for note in _notes(plan, faces_from)))
+
+
+def plan_figures(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON-like figures: what the table shows, unrounded, and the configuration."""
+    return {
+        "config": asdict(plan.config),
+        "device": plan.device,
+        "faces": plan.faces,
+        "recognizers": plan.recognizers,
+        "matrix_flops_per_s": plan.rates,
+        "parts_ms_per_face": {part.name: part.ms_per_face for part in plan.parts},
+        "stages": {
+            stage.name: {
+                "trained": stage.trained,
+                "frozen": stage.frozen,
+                "steps": stage.steps,
+                "flops_per_face": stage.flops_per_face,
+                "memory_bytes": stage.memory_bytes,
+                "faces_per_s": stage.faces_per_s,
+                "ms_per_face": 1000 / stage.faces_per_s,
+                "share_of_matrix_rate": plan.share(stage),
+                "seconds": stage.seconds,
+            }
+            for stage in plan.stages
+        },
+    }
+
+
+def _parts_table(plan: Plan) -> Table:
+    table = Table(title="networks alone, forward and back, measured")
+    table.add_column("")
+    table.add_column("ms a face", justify="right")
+    for part in plan.parts:
+        table.add_row(part.name, f"{part.ms_per_face:.1f}")
+    return table
 
 
 def _time(stage: StagePlan) -> str:

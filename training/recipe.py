@@ -124,7 +124,7 @@ def train(
             "target": job.target_text or ", ".join(picture.name for picture in pictures),
             "target_sha256": [sha256(picture.read_bytes()).hexdigest() for picture in pictures],
         },
-        commit=_commit(),
+        commit=commit(),
         continues=job.continues,
         first_stage=job.first_stage,
         keep_trained=job.keep_trained,
@@ -238,7 +238,7 @@ def _write_config(folder: Path, config: RunConfig, about: dict[str, Any]) -> Non
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _commit() -> str:
+def commit() -> str:
     """The checkout's commit, with ``-dirty`` where files differ from it; ``unknown`` outside one."""
     try:
         return subprocess.run(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def target_pictures(path: Path) -> list[Path]:
     if not found:
         raise DataError(f"no picture of the target at {path}")
     return found
+
+
+def unseen_pictures(pictures: Sequence[Path], trained: Collection[str]) -> list[Path]:
+    """The target's pictures to test with: those that training did not see, or all where it saw them all.
+
+    Args:
+        trained: SHA-256 of the pictures that a run was trained with, its ``about["target_sha256"]``.
+    """
+    unseen = [picture for picture in pictures if sha256(picture.read_bytes()).hexdigest() not in trained]
+    return unseen or list(pictures)
 
 
 def target_crops(pictures: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -23,6 +24,8 @@ from rich.table import Table
 from runtime.errors import NoFaceError
 from training.batches import to_network
 from training.evaluation import mean_of, quality_of
+from training.evaluation.crops import PAIRS
+from training.evaluation.frechet import Inception, frechet_distances
 from training.evaluation.statistics import percent, write_json
 from training.evaluation.table import RATES
 from training.perceptual import Lpips
@@ -32,19 +35,25 @@ from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lo
 from .published import Pixels, decode
 
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture's embeddings by version and recogniser, and its picture quality."""
+    """One picture's embeddings by version and recogniser, its picture quality, and its features for FID."""
 
     embeddings: dict[str, Faces]
     quality: dict[str, dict[str, float]]
+    features: dict[str, NDArray[np.float32]] | None
     erased: bool  # False where the authority found no face on the published file
 
 
 def run_picture(
-    path: Path, laboratory: Laboratory, perceptual: Mapping[str, Perceptual], keep: Path | None
+    path: Path,
+    laboratory: Laboratory,
+    perceptual: Mapping[str, Perceptual],
+    inception: Features | None,
+    keep: Path | None,
 ) -> Sample | None:
     """Protects, saves, erases, saves and measures one picture; None where its face is not found."""
     made = laboratory.protect(path)
@@ -59,15 +68,18 @@ def run_picture(
             if data:
                 (keep / f"{version}_{path.stem}.jpg").write_bytes(data)
     shown = {"clean": clean, "protected": protected, "restored": restored}
-    pairs = {
-        "protected against clean": (clean, protected),
-        "protected against edited": (laboratory.publisher.edit(clean), protected),
+    versions = {
+        "clean": clean,
+        "edited": laboratory.publisher.edit(clean),
+        "protected": protected,
         # What could not be erased stays as it was published.
-        "restored against clean": (clean, protected if restored is None else restored),
+        "restored": protected if restored is None else restored,
     }
+    pairs = {title: (versions[a], versions[b]) for title, (a, b) in PAIRS.items()}
     return Sample(
         {version: laboratory.embed(pixels) for version, pixels in shown.items()},
-        {name: quality_of(*pair) | _distances(perceptual, *pair) for name, pair in pairs.items()},
+        {title: quality_of(*pair) | _distances(perceptual, *pair) for title, pair in pairs.items()},
+        {name: inception(pixels[None])[0] for name, pixels in versions.items()} if inception else None,
         erased=restored is not None,
     )
 
@@ -85,9 +97,10 @@ def measure(
     laboratory: Laboratory,
     *,
     perceptual: Mapping[str, Perceptual],
+    inception: Features | None = None,
     keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs the whole protocol over pictures; see ``main`` for the arguments.
+    """Runs the whole protocol over pictures; see ``command`` for the arguments.
 
     Raises:
         NoFaceError: there is none in the target's picture, or in any of the pictures.
@@ -95,7 +108,9 @@ def measure(
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
     with laboratory:
-        found = [run_picture(path, laboratory, perceptual, keep) for path in track(paths, "pictures")]
+        found = [
+            run_picture(path, laboratory, perceptual, inception, keep) for path in track(paths, "pictures")
+        ]
     samples = [sample for sample in found if sample is not None]
     if not samples:
         raise NoFaceError(f"no face was found in any of {len(paths)} pictures")
@@ -113,8 +128,15 @@ def measure(
             }
             for pair in samples[0].quality
         },
+        "fid": frechet_distances(_features(samples), PAIRS),
         "recognizers": laboratory.summarise(embeddings),
     }
+
+
+def _features(samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]] | None:
+    """A row a picture, by version; None where no network looked."""
+    rows = [sample.features for sample in samples if sample.features is not None]
+    return {version: np.stack([row[version] for row in rows]) for version in rows[0]} if rows else None
 
 
 def table_of(result: dict[str, Any]) -> Table:
@@ -144,6 +166,7 @@ def table_of(result: dict[str, Any]) -> Table:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--lpips-alex", type=click.Path(path_type=Path, exists=True), help="AlexNet's, for LPIPS.")
 @click.option("--lpips-vgg", type=click.Path(path_type=Path, exists=True), help="VGG-16's, likewise.")
+@click.option("--inception", type=click.Path(path_type=Path, exists=True), help="Its weights, for FID.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the saved pictures in this folder.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @laboratory_options
@@ -153,6 +176,7 @@ def command(
     seed: int,
     lpips_alex: Path | None,
     lpips_vgg: Path | None,
+    inception: Path | None,
     keep: Path | None,
     out: Path,
     **laboratory: Any,
@@ -163,7 +187,13 @@ def command(
     with as_click_errors():
         paths, data = chosen_pictures(images, count, seed)
         perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
-        result = measure(paths, Laboratory(**laboratory), perceptual=perceptual, keep=keep)
+        result = measure(
+            paths,
+            Laboratory(**laboratory),
+            perceptual=perceptual,
+            inception=Inception(inception) if inception else None,
+            keep=keep,
+        )
     result |= {"seed": seed, "data": data}
     Console(width=150).print(table_of(result))
     write_json(result, out)

@@ -25,13 +25,20 @@ Example:
 )
 @click.option("--recognizers", "cards", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--white-box-only", is_flag=True, help="Leave the held-out ones out, as a choice must.")
-@click.option("--target", required=True, type=click.Path(path_type=Path, exists=True), help="Its picture.")
+@click.option("--target", required=True, type=click.Path(path_type=Path, exists=True), help="Its picture(s).")
 @click.option("--thresholds", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--lpips-trunk", type=click.Path(path_type=Path, exists=True), help="AlexNet's; for LPIPS.")
-@click.option("--count", type=int, help="Only the first so many people.")
-@click.option("--quality", default=95, show_default=True, help="JPEG quality of the saved crops.")
+@click.option("--inception", type=click.Path(path_type=Path, exists=True), help="Its weights; for FID.")
+@click.option("--count", type=click.IntRange(min=1), help="Only the first so many people.")
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=95,
+    show_default=True,
+    help="JPEG quality of the saved crops.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared faces; default: beside the run.")
-@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="OUT.json and OUT.md.")
 def main(
     run: Path,
@@ -42,6 +49,7 @@ def main(
     target: Path,
     thresholds: Path,
     lpips_trunk: Path | None,
+    inception: Path | None,
     count: int | None,
     quality: int,
     cache: Path | None,
@@ -56,8 +64,9 @@ def main(
     from ..monitor import fixed_threads
     from ..perceptual import Lpips
     from ..surrogates.card import SurrogateError
-    from ..target import target_crops, target_pictures
-    from .crops import evaluate
+    from ..target import target_crops, target_pictures, unseen_pictures
+    from .crops import evaluate, mean_embedding
+    from .frechet import Inception
     from .recognition import load_recognizers, read_thresholds
     from .statistics import write_json
     from .table import markdown
@@ -78,25 +87,28 @@ def main(
             for recognizer in load_recognizers(cards, threads=threads)
             if not white_box_only or recognizer.card.role == "white-box"
         ]
-        crops, landmarks = target_crops(target_pictures(target))
+        pictures = unseen_pictures(target_pictures(target), about.get("target_sha256", ()))
+        crops, landmarks = target_crops(pictures)
         result = evaluate(
             run,
             pack,
             recognizers,
             {r.name: r.card.role for r in recognizers},
             read_thresholds(thresholds),
-            {r.name: r.embed(crops[0], landmarks[0]) for r in recognizers},
+            {r.name: mean_embedding(r, crops, landmarks) for r in recognizers},
             quality=quality,
             count=count,
             perceptual=Lpips("alex", lpips_trunk) if lpips_trunk else None,
+            inception=Inception(inception) if inception else None,
             progress=lambda items: track(items, "recognisers"),
         )
     except (CheckpointError, DataError, SurrogateError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    result = {"run": run.name, "about": about, "data": f"{data.name}, {split}", **result}
-    write_json(result, out.with_suffix(".json"))
+    told = {"run": run.name, "about": about, "data": f"{data.name}, {split}"}
+    result = {**told, "target": [picture.name for picture in pictures], **result}
+    write_json(result, out.with_name(f"{out.name}.json"))
     text = markdown(result)
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    out.with_name(f"{out.name}.md").write_text(text, encoding="utf-8")
     click.echo(text)
 
 

@@ -6,6 +6,7 @@ same rates, but the landmarks are those of the clean crop, not found anew.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,19 @@ from ..batches import to_network
 from ..checkpoint import load_networks
 from ..data import FacePack
 from ..stages.publish import Publish
+from .frechet import frechet_distances
 from .quality import MEASURES, quality_of
-from .rates import FAR_ATTACK, FAR_ERASURE, FARS_OWNER, attack_rates, owner_rates
+from .rates import FAR_ATTACK, FAR_ERASURE, FARS_OWNER, VERSIONS, attack_rates, owner_rates
 from .recognition import Embedder, Embedding, Thresholds
 from .statistics import mean_of
 
 BATCH = 32
+# Which versions are compared, and what that is called.
+PAIRS = {
+    "protected against edited": ("edited", "protected"),
+    "protected against clean": ("clean", "protected"),
+    "restored against clean": ("clean", "restored"),
+}
 
 Crops = NDArray[np.uint8]
 
@@ -116,6 +124,7 @@ def evaluate(
     quality: int = 95,
     count: int | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    inception: Callable[[Crops], NDArray[np.float32]] | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
     """All rates of a run by recogniser, and picture quality.
@@ -126,15 +135,17 @@ def evaluate(
         targets: the target's embedding by recogniser.
         count: only the first so many people.
         perceptual: LPIPS, or None to leave it out.
+        inception: the features of FID, or None where there are no weights.
     """
     thresholds.check(recognizers)
     first, others = people(pack)
     first, others = first[:count], others[:count]
     versions = protect_and_restore(run, pack.crops[first], pack.attributes[first], quality=quality)
-    shown = {"clean": versions.clean, "protected": versions.protected, "restored": versions.restored}
+    crops = {version.name: getattr(versions, version.name) for version in dataclasses.fields(versions)}
+    features = {name: inception(pictures) for name, pictures in crops.items()} if inception else None
     rows = {}
     for recognizer in progress(recognizers):
-        faces = {name: _embed(recognizer, crops, pack.landmarks[first]) for name, crops in shown.items()}
+        faces = {name: _embed(recognizer, crops[name], pack.landmarks[first]) for name in VERSIONS}
         gallery = _embed(recognizer, pack.crops[others.ravel()], pack.landmarks[others.ravel()])
         name = recognizer.name
         rows[name] = {
@@ -156,13 +167,18 @@ def evaluate(
         "people": len(first),
         "other_photos": others.shape[1],
         "jpeg_quality": quality,
-        "quality": {
-            "protected against edited": _quality(versions.edited, versions.protected, perceptual),
-            "protected against clean": _quality(versions.clean, versions.protected, perceptual),
-            "restored against clean": _quality(versions.clean, versions.restored, perceptual),
-        },
+        "quality": {title: _quality(crops[a], crops[b], perceptual) for title, (a, b) in PAIRS.items()},
+        "fid": frechet_distances(features, PAIRS),
         "recognizers": rows,
     }
+
+
+def mean_embedding(
+    recognizer: Embedder, crops: Crops, landmarks: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Unit-norm mean ``(d,)`` of the embeddings of one person's pictures."""
+    mean = _embed(recognizer, crops, landmarks).mean(0)
+    return mean / np.linalg.norm(mean)
 
 
 def _embed(recognizer: Embedder, crops: Crops, landmarks: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -19,6 +19,8 @@ from ..surrogates import RecognizerCard, load_cards, load_recognizer
 
 Embedding = NDArray[np.float32]
 
+_CALIBRATE = "run: python -m benchmarks.efficacy calibrate"
+
 
 class Embedder(Protocol):
     """What calibration and measurement need of a recogniser."""
@@ -117,13 +119,26 @@ class Thresholds:
         """
         for embedder in embedders:
             if self.by_name.get(embedder.name, {}).get("sha256") != embedder.sha256:
-                raise ValueError(
-                    f"no thresholds of this file of {embedder.name!r}; run: "
-                    "python -m benchmarks.efficacy calibrate"
-                )
+                raise ValueError(f"no thresholds of this file of {embedder.name!r}; {_CALIBRATE}")
+
+
+def _calibration(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"recognizers", "pictures", "pairs", "seed"} - raw.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no file of thresholds: {error!r}; {_CALIBRATE}") from error
+    if missing:
+        lacking = ", ".join(sorted(missing))
+        raise ValueError(f"{path} is no file of thresholds: it lacks {lacking}; {_CALIBRATE}")
+    return raw
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """Reads what ``benchmarks.efficacy calibrate`` wrote."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    """Reads what ``benchmarks.efficacy calibrate`` wrote.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+    raw = _calibration(path)
     return Thresholds(raw["recognizers"], {key: raw[key] for key in ("pictures", "pairs", "seed")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from .statistics import Estimate, percent
@@ -24,7 +25,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"{result['people']} people of {result['data']}, one crop each, saved as JPEG "
         f"q{result['jpeg_quality']}; {result['other_photos']} other photos of each. In percent, "
-        "with 95 % intervals.",
+        f"with 95 % intervals. Target: {', '.join(result['target'])}.",
         "",
         "| recogniser | role | " + " | ".join(RATES) + " |",
         "|---|---|" + "---:|" * len(RATES),
@@ -34,6 +35,12 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['role']} | " + " | ".join(percent(row[key]) for key in RATES.values()) + " |"
         )
+    for role in dict.fromkeys(row["role"] for row in rows.values()):
+        means = [
+            f"{100 * fmean(row[key].value for row in rows.values() if row['role'] == role):.0f}"
+            for key in RATES.values()
+        ]
+        lines.append(f"| mean | {role} | " + " | ".join(means) + " |")
     measures = list(next(iter(rows.values()))["owner_found"]["clean"])
     lines += ["", "How often strangers find the owner by other photos: clean / protected / restored.", ""]
     lines += ["| recogniser | " + " | ".join(measures) + " |", "|---|" + "---:|" * len(measures)]
@@ -44,7 +51,14 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["", "| picture | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name, row in result["quality"].items():
         lines.append(f"| {name} | " + " | ".join(_number(row[column]) for column in columns) + " |")
+    lines += ["", f"FID: {_fid(result['fid'])}."]
     return "\n".join(lines) + "\n"
+
+
+def _fid(fid: dict[str, float] | str) -> str:
+    if isinstance(fid, str):
+        return fid
+    return ", ".join(f"{pair} {distance:.1f}" for pair, distance in fid.items())
 
 
 def _number(estimate: Estimate) -> str:
