@@ -60,7 +60,7 @@ class EngineSidecar:
         hardware_compatible: it runs also on every architecture newer than the newest of these.
         version_compatible: it runs also on later versions of the same major version.
         batch: how many faces it takes at once.
-        precision: what its convolutions compute in, ``fp32``, ``fp16`` or ``bf16``.
+        precision: what its convolutions compute in, one of ``PRECISIONS``; in ``int8`` the inner ones.
         build_s: seconds that TensorRT took.
     """
 

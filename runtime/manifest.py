@@ -55,7 +55,7 @@ class Manifest:
         strength: default share of the perturbation features in Eq. 6, ``1 - beta``, in [0, 1].
         injection: default weight of the clean branch, gamma, in [0, 1].
         max_batch: largest batch of faces served at once.
-        precision: storage of the weights, ``fp32`` or ``fp16``.
+        precision: of the networks, such as ``fp16`` or ``int8``; docs/export.md has them all.
         target: description of the target identity.
         terms: terms of use of the weights.
         demo: the authority's secret is public; for demonstrations only.

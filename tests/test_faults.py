@@ -125,6 +125,14 @@ def test_a_network_that_onnx_has_no_operator_for_is_not_exported(
     assert said.endswith("Nothing was written.\n")
 
 
+def test_a_damaged_checkpoint_is_not_exported(run: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(run, tmp_path / "run") / "checkpoint.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    said = refused(build, "--run", damaged.parent, "--out", tmp_path / "out", "--demo", folder=tmp_path)
+    assert f"Error: {damaged} cannot be read: " in said
+    assert said.endswith("Nothing was written.\n")
+
+
 # A manifest edited by hand, in each command that reads one.
 
 
