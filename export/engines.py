@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from runtime.engine_sidecar import BatchProfile
 from runtime.tensorrt_library import load_tensorrt
@@ -53,13 +54,23 @@ def build_engines(
     batch = BatchProfile(min=1, opt=min(8, max_batch), max=max_batch)
     engines = {}
     for name, data in models.items():
-        graph = data
-        if precision == "fp16":
-            graph = to_fp16(widen(onnx.load_from_string(data))).SerializeToString()
-        engines[name] = build_engine(
-            graph,
-            precision=COMPUTED[precision],
-            options=replace(options, batch=batch),
-            source=data,
-        )
+        try:
+            graph = _in_half(data) if precision == "fp16" else data
+            engines[name] = build_engine(
+                graph,
+                precision=COMPUTED[precision],
+                options=replace(options, batch=batch),
+                source=data,
+            )
+        except ExportError as error:
+            raise type(error)(f"no plan of {name!r}: {error}") from error
     return engines
+
+
+def _in_half(stored: bytes) -> bytes:
+    """A network that is stored in float16, computing in it."""
+    try:
+        model = onnx.load_from_string(stored)
+    except DecodeError as error:
+        raise ExportError(f"its file holds no ONNX: {error}") from error
+    return to_fp16(widen(model)).SerializeToString()

@@ -64,6 +64,8 @@ def _read_array(path: Path, limit: int) -> FacesU8:
         faces = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ExportError(f"cannot read faces from {path}: {error}") from error
+    if not isinstance(faces, np.ndarray):
+        raise ExportError(f"expected one array in {path}, found an archive of several; save it with np.save")
     if faces.ndim != 4:
         raise ExportError(f"expected an array (N, S, S, 3) in {path}, found {faces.dtype} {faces.shape}")
     return np.ascontiguousarray(faces[_spread(len(faces), limit)])

@@ -60,7 +60,9 @@ def to_onnx(
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ExportError(f"{type(module).__name__} cannot be translated to ONNX: {error}") from error
+            raise ExportError(
+                f"{type(module).__name__} cannot be translated to ONNX: {_root(error)}"
+            ) from error
     assert program is not None
     model = program.model_proto
     strip_provenance(model)
@@ -68,6 +70,13 @@ def to_onnx(
     model = checked(model)
     check_any_batch(model)
     return model
+
+
+def _root(error: BaseException) -> BaseException:
+    """What went wrong first: the exporter's own message is advice to PyTorch's developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def strip_provenance(model: ModelProto) -> None:
@@ -90,7 +99,7 @@ def checked(model: ModelProto) -> ModelProto:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+        raise ExportError(f"the graph is not valid ONNX: {error}") from error
     return model
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from onnx import ModelProto
 
@@ -150,7 +148,7 @@ def build(request: BuildRequest) -> BuildReport:
             part, run, faces, calibration, request.precision, named
         )
         parities.append(parity)
-    for stage, graph in _detector_graphs().items():
+    for stage, graph in export_detector().items():
         detector[stage], parity = _export_stage(stage, graph, faces, request.precision)
         parities.append(parity)
     task, not_measured = _task_parity(request, run, manifest, programs, faces, embeddings)
@@ -242,11 +240,6 @@ def _task_parity(
     )
     gate_task(parity, request.precision)
     return parity, ""
-
-
-def _detector_graphs() -> dict[str, ModelProto]:
-    with tempfile.TemporaryDirectory() as folder:
-        return {name: onnx.load(path) for name, path in export_detector(Path(folder)).items()}
 
 
 def _export_stage(

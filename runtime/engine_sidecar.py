@@ -7,9 +7,7 @@ A plan is executable: load only what you built, or got from somebody you trust.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,14 @@ from typing import Any
 
 from .errors import BackendError, BundleError
 from .manifest_checks import FLAG, SHA256, Rule, check_fields, is_list, is_number, is_text, whole
+from .versioned_json import FileFormat
 
-FORMAT = "erasablemask-engine"
-VERSION = 1
 SUFFIX = ".json"
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 _REBUILD = "rebuild the plan on this machine: python -m export.repository --tensorrt ..."
+_FORMAT = FileFormat(name="erasablemask-engine", version=1, called="a plan's sidecar", remedy=_REBUILD)
 _MAX_BATCH = 4096
 
 
@@ -62,7 +60,7 @@ class EngineSidecar:
         hardware_compatible: it runs also on every architecture newer than the newest of these.
         version_compatible: it runs also on later versions of the same major version.
         batch: how many faces it takes at once.
-        precision: what its convolutions compute in, ``fp32``, ``fp16`` or ``bf16``.
+        precision: what its convolutions compute in, one of ``PRECISIONS``; in ``int8`` the inner ones.
         build_s: seconds that TensorRT took.
     """
 
@@ -80,38 +78,24 @@ class EngineSidecar:
 
     def to_json(self) -> str:
         """The sidecar as indented JSON with a stable order."""
-        return json.dumps(
-            {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, indent=2, sort_keys=True
-        )
+        return _FORMAT.to_json(self)
 
     @classmethod
-    def from_json(cls, text: str) -> EngineSidecar:
+    def from_json(cls, text: str | bytes) -> EngineSidecar:
         """Parses a sidecar, which may be edited by hand or hostile.
 
         Raises:
             BundleError: not JSON, another format or version, or a field that is missing, unknown or wrong.
         """
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of endless digits
-            raise BundleError(f"a plan's sidecar is not valid JSON: {error}; {_REBUILD}") from error
-        if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
-            raise BundleError(f"expected a sidecar of the format {FORMAT}, found other JSON; {_REBUILD}")
-        if (version := raw.pop("version", None)) != VERSION:
-            raise BundleError(
-                f"a plan's sidecar has version {version!r:.40}, this program reads {VERSION}; "
-                f"{_REBUILD}, or update erasablemask"
-            )
-        try:
-            check_fields(raw, _RULES)
-            check_fields(raw["batch"], _BATCH, "batch.")
-            raw["batch"] = BatchProfile(**raw["batch"])
-            raw["architectures"] = raw["architectures"] and tuple(raw["architectures"])
-            return cls(**raw)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"a plan's sidecar has a missing, unknown or malformed field: {error}; {_REBUILD}"
-            ) from error
+        return _FORMAT.parse(text, cls._of_fields)
+
+    @classmethod
+    def _of_fields(cls, raw: dict[str, Any]) -> EngineSidecar:
+        check_fields(raw, _RULES)
+        check_fields(raw["batch"], _BATCH, "batch.")
+        raw["batch"] = BatchProfile(**raw["batch"])
+        raw["architectures"] = raw["architectures"] and tuple(raw["architectures"])
+        return cls(**raw)
 
     def check(
         self, plan: bytes, *, onnx_sha256: str | None, flavour: str, flavour_version: str, architecture: str
@@ -173,14 +157,11 @@ def read_engine(plan: Path) -> tuple[bytes, EngineSidecar]:
     Raises:
         BundleError: one of the files cannot be read, or the sidecar cannot be understood.
     """
-    path = sidecar_path(plan)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = sidecar_path(plan).read_bytes()
         return plan.read_bytes(), EngineSidecar.from_json(text)
     except OSError as error:
         raise BundleError(f"cannot read {error.filename}: {error.strerror or error}; {_REBUILD}") from error
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path} is not UTF-8 text: {error}; {_REBUILD}") from error
 
 
 def _numbers(version: str) -> tuple[int, ...]:

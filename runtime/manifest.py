@@ -6,19 +6,18 @@ A bundle holds the networks as ONNX files and everything needed to use them. The
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import BundleError
 from .manifest_checks import check_manifest
+from .versioned_json import FileFormat
 
-FORMAT = "erasablemask-bundle"
-VERSION = 1
 MANIFEST_NAME = "manifest.json"
+_REMEDY = "get the bundle again from where it was published"
+_FORMAT = FileFormat(name="erasablemask-bundle", version=1, called=MANIFEST_NAME, remedy=_REMEDY)
 
 Role = Literal["public", "authority"]
 
@@ -56,7 +55,7 @@ class Manifest:
         strength: default share of the perturbation features in Eq. 6, ``1 - beta``, in [0, 1].
         injection: default weight of the clean branch, gamma, in [0, 1].
         max_batch: largest batch of faces served at once.
-        precision: storage of the weights, ``fp32`` or ``fp16``.
+        precision: of the networks, such as ``fp16`` or ``int8``; docs/export.md has them all.
         target: description of the target identity.
         terms: terms of use of the weights.
         demo: the authority's secret is public; for demonstrations only.
@@ -84,38 +83,24 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest as indented JSON with a stable order."""
-        return json.dumps(
-            {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, indent=2, sort_keys=True
-        )
+        return _FORMAT.to_json(self)
 
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
+    def from_json(cls, text: str | bytes) -> Manifest:
         """Parses a manifest.
 
         Raises:
             BundleError: not JSON, another format or version, or a field that is missing, unknown or wrong.
         """
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of endless digits
-            raise BundleError(f"{MANIFEST_NAME} is not valid JSON: {error}") from error
-        if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
-            raise BundleError(f"{MANIFEST_NAME} is not an {FORMAT} manifest")
-        if (version := raw.pop("version", None)) != VERSION:
-            raise BundleError(
-                f"{MANIFEST_NAME} has version {version!r}, this program reads {VERSION}; "
-                "export the bundle again or update erasablemask"
-            )
-        try:
-            check_manifest(raw)
-            raw["models"] = {name: _model_file(model) for name, model in raw["models"].items()}
-            raw["crop_template"] = tuple(tuple(point) for point in raw["crop_template"])
-            raw["attributes"] = tuple(raw["attributes"])
-            return cls(**raw)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise BundleError(
-                f"{MANIFEST_NAME} has a missing, unknown or malformed field: {error}"
-            ) from error
+        return _FORMAT.parse(text, cls._of_fields)
+
+    @classmethod
+    def _of_fields(cls, raw: dict[str, Any]) -> Manifest:
+        check_manifest(raw)
+        raw["models"] = {name: _model_file(model) for name, model in raw["models"].items()}
+        raw["crop_template"] = tuple(tuple(point) for point in raw["crop_template"])
+        raw["attributes"] = tuple(raw["attributes"])
+        return cls(**raw)
 
 
 def _model_file(raw: dict[str, Any]) -> ModelFile:
@@ -159,8 +144,7 @@ class Bundle:
             raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
         if (found := sha256_of(data)) != entry.sha256:
             raise BundleError(
-                f"{path} was changed or damaged: expected SHA-256 {entry.sha256}, found {found}; "
-                "get the bundle again from where it was published"
+                f"{path} was changed or damaged: expected SHA-256 {entry.sha256}, found {found}; {_REMEDY}"
             )
         return data
 
@@ -173,11 +157,9 @@ def open_bundle(folder: Path) -> Bundle:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except OSError as error:
         raise BundleError(
             f"{folder} is not a bundle: cannot read {path}: {error.strerror or error}"
         ) from error
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path} is not UTF-8 text: {error}") from error
     return Bundle(Path(folder), Manifest.from_json(text))

@@ -54,12 +54,11 @@ def group(astronaut: NDArray[np.uint8], hopper: NDArray[np.uint8]) -> NDArray[np
 
 
 @pytest.fixture(scope="session")
-def detector_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def detector_files() -> dict[str, bytes]:
     """MTCNN's three networks as ONNX bytes, exported by this project."""
     from export.detector import export_detector
 
-    files = export_detector(tmp_path_factory.mktemp("detector"))
-    return {name: path.read_bytes() for name, path in files.items()}
+    return {name: graph.SerializeToString() for name, graph in export_detector().items()}
 
 
 @pytest.fixture(scope="session")

@@ -2,24 +2,55 @@
 
 Work on a stream happens when the stream is synchronised, not before, in the order it was queued; every call
 needs the GPU's context in its thread; memory starts as rubbish, and is an error to touch once freed. What a
-program gets wrong shows in its results or as an ``AssertionError``. The network is
-``protected = faces + 10 * strength`` and ``mean = the mean of faces``.
+program gets wrong shows in its results or as an ``AssertionError``. The network is any function of arrays,
+by default ``protected = faces + 10 * strength`` and ``mean = the mean of faces``.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime.manifest import ModelFile
+
+from .triton_fakes import model, tensor
 
 RUBBISH = 0xEE
 PLAN = b"a plan"
 SIDE = 4
+
+
+def _add(inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    faces, strength = inputs["faces"], inputs["strength"]
+    added = (10 * strength[:, :, None, None]).astype(np.uint8)
+    return {"protected": faces + added, "mean": faces.mean((1, 2, 3), dtype=np.float32)[:, None]}
+
+
+@dataclass(frozen=True)
+class FakeNetwork:
+    """What a plan computes: its tensors as a manifest describes them, and the function."""
+
+    tensors: ModelFile
+    run: Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]]
+
+
+ADDING = FakeNetwork(
+    model(
+        [tensor("faces", SIDE, SIDE, 3, dtype="uint8"), tensor("strength", 1)],
+        [tensor("protected", SIDE, SIDE, 3, dtype="uint8"), tensor("mean", 1)],
+    ),
+    _add,
+)
 
 
 class Pinned(bytearray):
@@ -47,10 +78,12 @@ class FakeGpu:
         loaded: plans that TensorRT was given.
         allocations: how many allocations of the device there ever were.
         fails: names of calls that fail from now on.
-        shapes: the tensors of the network, all of any batch unless a test says otherwise.
+        shapes: tensors that have another shape than their network's description says.
     """
 
-    def __init__(self, batch: tuple[int, int, int] = (1, 2, 4)) -> None:
+    def __init__(
+        self, batch: tuple[int, int, int] = (1, 2, 4), networks: Mapping[bytes, FakeNetwork] | None = None
+    ) -> None:
         self.memory: dict[int, bytearray] = {}
         self.pinned: set[Pinned] = set()
         self.loaded: list[bytes] = []
@@ -59,17 +92,21 @@ class FakeGpu:
         self.fails: set[str] = set()
         self.batch = batch
         self.host_tensors: set[str] = set()
-        self.shapes = {
-            "faces": (-1, SIDE, SIDE, 3),
-            "strength": (-1, 1),
-            "protected": (-1, SIDE, SIDE, 3),
-            "mean": (-1, 1),
-        }
-        self.dtypes = {"faces": np.uint8, "strength": np.float32, "protected": np.uint8, "mean": np.float32}
+        self.networks = {PLAN: ADDING} if networks is None else networks
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.host_code_allowed: bool | None = None
         self.local = threading.local()
         self.cuda = cuda_module(self)
         self.tensorrt = tensorrt_module(self)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+        """Lets ``import tensorrt`` and ``import pycuda.driver`` find this GPU."""
+        package: Any = ModuleType("pycuda")
+        package.driver = self.cuda
+        monkeypatch.setitem(sys.modules, "tensorrt", self.tensorrt)
+        monkeypatch.setitem(sys.modules, "pycuda", package)
+        monkeypatch.setitem(sys.modules, "pycuda.driver", self.cuda)
+        return self
 
     @property
     def stack(self) -> list[object]:
@@ -194,81 +231,91 @@ def tensorrt_module(gpu: FakeGpu) -> ModuleType:
     trt.TensorIOMode = Enum("TensorIOMode", ["INPUT", "OUTPUT"])
     trt.TensorLocation = Enum("TensorLocation", ["DEVICE", "HOST"])
     trt.nptype = lambda dtype: dtype
-    inputs = ("faces", "strength")
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
     class IExecutionContext:
-        def __init__(self) -> None:
-            self.addresses: dict[str, int] = {}
-            self.shapes: dict[str, tuple[int, ...]] = {}
+        def __init__(self, engine: ICudaEngine) -> None:
+            self._engine = engine
+            self._addresses: dict[str, int] = {}
+            self._rows: dict[str, int] = {}
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
             if gpu.fail("set_tensor_address"):
                 return False
-            self.addresses[name] = memory
-            return name in gpu.shapes
+            self._addresses[name] = memory
+            return name in self._engine._specs
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             least, _, most = gpu.batch
-            fits = tuple(shape[1:]) == gpu.shapes[name][1:] and least <= shape[0] <= most
-            self.shapes[name] = tuple(shape)
+            rows, *rest = shape
+            fits = tuple(rest) == self._engine.get_tensor_shape(name)[1:] and least <= rows <= most
+            self._rows[name] = rows
             return fits and not gpu.fail("set_input_shape")
 
         def execute_async_v3(self, stream_handle: int) -> bool:
             gpu.current()
-            assert self.addresses.keys() == gpu.shapes.keys(), "a tensor has no address"
-            assert self.shapes.keys() == set(inputs), "an input has no shape"
-            (rows,) = {shape[0] for shape in self.shapes.values()}
+            network, specs = self._engine._network, self._engine._specs
+            assert self._addresses.keys() == specs.keys(), "a tensor has no address"
+            assert self._rows.keys() == {spec.name for spec in network.tensors.inputs}, (
+                "an input has no shape"
+            )
+            (rows,) = set(self._rows.values())
             if gpu.fail("execute_async_v3"):
                 gpu.log.log(ILogger.ERROR, "enqueueV3: misaligned address")
                 return False
 
-            def network() -> None:
-                faces, strength, protected, mean = (
-                    np.frombuffer(self.tensor(name, rows), gpu.dtypes[name]).reshape(
-                        rows, *gpu.shapes[name][1:]
-                    )
-                    for name in gpu.shapes
-                )
-                protected[:] = faces + (10 * strength[:, :, None, None]).astype(np.uint8)
-                mean[:] = faces.mean((1, 2, 3))[:, None]
+            def run() -> None:
+                arrays = {name: self._array(name, rows) for name in specs}
+                inputs = {spec.name: arrays[spec.name].copy() for spec in network.tensors.inputs}
+                for name, values in network.run(inputs).items():
+                    assert values.dtype == arrays[name].dtype
+                    arrays[name][:] = values
 
-            gpu.cuda.streams[stream_handle].queue.append(network)
-            self.shapes = {}  # each run must say its shapes
+            gpu.cuda.streams[stream_handle].queue.append(run)
+            self._rows = {}  # each run must say its shapes
             return True
 
-        def tensor(self, name: str, rows: int) -> memoryview:
-            size = int(np.prod(gpu.shapes[name][1:])) * np.dtype(gpu.dtypes[name]).itemsize
-            return gpu.at(self.addresses[name], rows * size)
+        def _array(self, name: str, rows: int) -> NDArray:
+            shape, dtype = self._engine.get_tensor_shape(name)[1:], self._engine.get_tensor_dtype(name)
+            size = rows * int(np.prod(shape)) * np.dtype(dtype).itemsize
+            return np.frombuffer(gpu.at(self._addresses[name], size), dtype).reshape(rows, *shape)
 
     class ICudaEngine:
-        num_io_tensors = len(gpu.shapes)
+        def __init__(self, plan: bytes) -> None:
+            self._network = gpu.networks[plan]
+            tensors = self._network.tensors
+            self._specs = {spec.name: spec for spec in (*tensors.inputs, *tensors.outputs)}
+
+        @property
+        def num_io_tensors(self) -> int:
+            return len(self._specs)
 
         def get_tensor_name(self, index: int) -> str:
-            return list(gpu.shapes)[index]
+            return list(self._specs)[index]
 
         def get_tensor_mode(self, name: str) -> Any:
-            return trt.TensorIOMode.INPUT if name in inputs else trt.TensorIOMode.OUTPUT
+            goes_in = name in {spec.name for spec in self._network.tensors.inputs}
+            return trt.TensorIOMode.INPUT if goes_in else trt.TensorIOMode.OUTPUT
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return gpu.shapes[name]
+            return gpu.shapes.get(name, self._specs[name].shape)
 
         def get_tensor_dtype(self, name: str) -> Any:
-            return gpu.dtypes[name]
+            return self._specs[name].dtype
 
         def get_tensor_location(self, name: str) -> Any:
             return trt.TensorLocation.HOST if name in gpu.host_tensors else trt.TensorLocation.DEVICE
 
         def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-            assert name in inputs, "outputs have no profile"
+            assert self.get_tensor_mode(name) == trt.TensorIOMode.INPUT, "outputs have no profile"
             assert profile_index == 0
-            return [(rows, *gpu.shapes[name][1:]) for rows in gpu.batch]
+            return [(rows, *self.get_tensor_shape(name)[1:]) for rows in gpu.batch]
 
         def create_execution_context(self) -> IExecutionContext | None:
             gpu.current()
-            return None if gpu.fail("create_execution_context") else IExecutionContext()
+            return None if gpu.fail("create_execution_context") else IExecutionContext(self)
 
     class Runtime:
         engine_host_code_allowed = False
@@ -284,7 +331,7 @@ def tensorrt_module(gpu: FakeGpu) -> ModuleType:
             if gpu.fail("deserialize_cuda_engine"):
                 gpu.log.log(ILogger.ERROR, "deserializeCudaEngine: magic tag does not match")
                 return None
-            return ICudaEngine()
+            return ICudaEngine(plan)
 
     for thing in (ILogger, IExecutionContext, ICudaEngine, Runtime):
         setattr(trt, thing.__name__, thing)

@@ -1,8 +1,14 @@
-"""Every backend gives what ONNX Runtime gives on the CPU, with the shipped networks."""
+"""Every backend keeps one contract, and gives what ONNX Runtime gives on the CPU, with the shipped networks.
+
+What runs here: ONNX Runtime and OpenVINO themselves. The Triton server, and TensorRT with its GPU, are
+stand-ins that compute in ONNX Runtime: of these two the way of the tensors is compared, not a network's
+numbers. tests/test_serve_public.py compares those of a real server; those of a GPU are not compared yet.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
@@ -16,19 +22,29 @@ from runtime.authority import Secret, read_key_file, unseal_model
 from runtime.backends import AUTO, AUTO_ORDER, Backend, create_backend
 from runtime.backends.openvino import OpenVinoBackend
 from runtime.backends.openvino_graph import replace_transposed
+from runtime.backends.tensorrt import TensorRtBackend
 from runtime.backends.triton import TritonServer
+from runtime.engine_sidecar import BatchProfile
 from runtime.errors import BackendError
 from runtime.manifest import ModelFile, open_bundle
 from runtime.shipped import default_bundle
 from runtime.subpixel import SubpixelForm
 
 from .conftest import onnx_bytes
+from .sidecars import sidecar
+from .tensorrt_fakes import FakeGpu, FakeNetwork
 from .triton_fakes import FakeTriton, manifest_of, model, tensor
 
 BATCHES = (1, 3, 8, 13)
 # Levels of a picture and probabilities: at most, and on average. bf16 has 8 bits, a level is one of 256.
-# A server that runs ONNX Runtime adds nothing of its own.
-BOUNDS = {"openvino-fp32": (1, 0.01), "openvino-bf16": (3, 0.25), "triton": (0, 0)}
+# What hands the tensors to ONNX Runtime adds nothing of its own.
+BOUNDS = {
+    "ort-cpu": (0, 0),
+    "openvino-fp32": (1, 0.01),
+    "openvino-bf16": (3, 0.25),
+    "tensorrt": (0, 0),
+    "triton": (0, 0),
+}
 
 Load = Callable[[bytes], Backend]
 
@@ -56,8 +72,8 @@ def other(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def load(other: str) -> Iterator[Load]:
-    """Loads a network in the backend; a server's is a fake that runs ONNX Runtime."""
+def load(other: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Loads a network in the backend; a server's, or a GPU's, is a fake that runs ONNX Runtime."""
     with ExitStack() as opened:
 
         def on_server(network: bytes) -> Backend:
@@ -66,7 +82,17 @@ def load(other: str) -> Iterator[Load]:
             server = opened.enter_context(FakeTriton({"network": (entry, served.run)}))
             return TritonServer(url=server.url("grpc")).connect("network", manifest_of({"network": entry}))
 
-        yield on_server if other == "triton" else lambda network: create_backend(other, network, threads=2)
+        def on_gpu(network: bytes) -> Backend:
+            """The network's own bytes are its plan."""
+            computed = opened.enter_context(create_backend("ort-cpu", network, threads=2))
+            batch = BatchProfile(min=1, opt=8, max=max(BATCHES))
+            plans = {network: FakeNetwork(described(network), computed.run)}
+            FakeGpu((batch.min, batch.opt, batch.max), plans).install(monkeypatch)
+            about = sidecar(network, architectures=("9.0",), batch=batch)
+            return TensorRtBackend(network, sidecar=about)
+
+        loads: dict[str, Load] = {"triton": on_server, "tensorrt": on_gpu}
+        yield loads.get(other, lambda network: create_backend(other, network, threads=2))
 
 
 def described(network: bytes) -> ModelFile:
@@ -139,12 +165,22 @@ def test_the_contract_holds(doubling: Backend) -> None:
         doubling.run({"a": one, "b": one[:1]})
     with pytest.raises(BackendError, match=r"at least one, found \[0\]"):
         doubling.run({"a": one[:0], "b": one[:0]})
-    with pytest.raises(BackendError, match=f"the network failed on {doubling.name}"):
+    with pytest.raises(
+        BackendError, match=rf"the network failed on {doubling.name}|'a' must be float32 \('N', 2\)"
+    ):
         doubling.run({"a": np.ones((1, 3), np.float32), "b": np.ones((1, 2), np.float32)})
     doubling.close()
     doubling.close()
     with pytest.raises(BackendError, match="closed"):
         doubling.run({"a": one, "b": one})
+
+
+def test_threads_share_a_network(doubling: Backend) -> None:
+    ones = [np.full((1 + number % 4, 2), number, np.float32) for number in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        sums = pool.map(lambda values: doubling.run({"a": values[:, ::-1], "b": values})["sum"], ones)
+    for values, found in zip(ones, sums, strict=True):
+        np.testing.assert_array_equal(found, 2 * values)
 
 
 @pytest.mark.parametrize("form", ["2x2", "3x3"])

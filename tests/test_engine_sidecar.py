@@ -109,8 +109,8 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ('{"build_s": ' + "9" * 5000 + "}", "not valid JSON"),
-        ("[]", "expected a sidecar of the format erasablemask-engine"),
-        ('{"format": "erasablemask-bundle", "version": 1}', "expected a sidecar of the format"),
+        ("[]", "expected a plan's sidecar in the format erasablemask-engine"),
+        ('{"format": "erasablemask-bundle", "version": 1}', "expected a plan's sidecar in the format"),
         ('{"format": "erasablemask-engine"}', "has version None, this program reads 1"),
         ('{"format": "erasablemask-engine", "version": 2}', "has version 2, this program reads 1"),
         (json.dumps({"format": "erasablemask-engine", "version": "x" * 9999}), "this program reads 1"),
@@ -231,5 +231,5 @@ def test_reads_a_plan_and_its_sidecar(tmp_path: Path) -> None:
     plan.write_bytes(PLAN)
     assert read_engine(plan) == (PLAN, SIDECAR)
     sidecar_path(plan).write_bytes(b"\xff\xfe")
-    with pytest.raises(BundleError, match="is not UTF-8 text"):
+    with pytest.raises(BundleError, match="sidecar is not valid JSON"):
         read_engine(plan)

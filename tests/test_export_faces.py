@@ -34,6 +34,9 @@ def test_faces_of_another_size_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExportError, match=r"no crops\.npy and no pictures"):
         load_faces(tmp_path / "empty", SIZE, 9)
+    np.savez(tmp_path / "several.npz", one=synthetic_faces(2, SIZE))
+    with pytest.raises(ExportError, match=r"expected one array in .*several\.npz, found an archive"):
+        load_faces(tmp_path / "several.npz", SIZE, 9)
 
 
 def test_synthetic_faces_are_the_same_every_time() -> None:

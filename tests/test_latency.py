@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.latency import networks
+from benchmarks.latency import layers, networks
 from benchmarks.latency.networks import compare, flops_of, ratios
 from benchmarks.latency.programs import REFERENCE, Program, programs_of
 from export.faces import synthetic_faces
@@ -41,6 +41,7 @@ def test_every_program_is_the_same_network(run_folder: Path, monkeypatch: pytest
         assert names[0] == REFERENCE
         assert len(set(names)) == len(names)
         assert {"ONNX Runtime int8, 2x2", "PyTorch bf16, compiled"} <= set(names)
+        assert "OpenVINO int8 and bf16, 2x2, moved in int8, a stream a thread" in missing.keys() | set(names)
         assert missing.keys().isdisjoint(names)
         assert {"ONNX Runtime CUDA fp32", "OpenVINO int8 and bf16, 2x2"} <= missing.keys() | set(names)
         expected = programs[0].run(inputs).astype(int)
@@ -112,3 +113,41 @@ def test_the_command_writes_a_result(
         assert (reference["speedup"], reference["max_levels"], reference["calls"]) == (1, 0, 3)
         floor_ms = 1e3 * network["flops_per_face"] / measured["matrix_rate_flops"]["bf16"]
         assert network["floor_ms"] == pytest.approx(floor_ms, rel=1e-3, abs=1e-5)
+
+
+def test_only_some_programs_are_made(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    (part,) = (part for part in load_run(run_folder).parts if part.name == "restore")
+    inputs = inputs_of(part, synthetic_faces(12, SIZE), len(NAMES))
+    programs, missing = programs_of(
+        part, inputs, inputs, threads=1, device=torch.device("cpu"), only=("int8, 2x2", "PyTorch fp32")
+    )
+    names = [program.name for program in programs]
+    assert names == [REFERENCE, "ONNX Runtime int8, 2x2", "PyTorch fp32", "PyTorch fp32, compiled"]
+    assert missing == {}
+
+
+def test_layers_are_of_three_kinds() -> None:
+    """2 GFLOP in half a millisecond of convolutions: 4 TFLOP/s."""
+    found = layers.shares(
+        {"Convolution": 0.5, "DepthToSpace": 0.25, "Slice": 0.25, "Subgraph": 0.125}, 2 * 10**9
+    )
+    assert found["ms_per_face"] == {"convolutions": 0.5, "moves": 0.5, "single values": 0.125}
+    assert found["convolution_flops"] == pytest.approx(4e12)
+
+
+def test_the_layers_command_writes_a_result(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(layers, "CALIBRATION_FACES", 8)
+    np.save(tmp_path / "crops.npy", synthetic_faces(10, SIZE))
+    options = ("--run", run_folder, "--faces", tmp_path / "crops.npy", "--out", tmp_path / "out.json")
+    options += ("--batch", 2, "--calls", 2, "--threads", 1)
+    result = CliRunner().invoke(layers.command, [str(option) for option in options])
+    assert result.exit_code == 0, result.output
+    for network in json.loads((tmp_path / "out.json").read_text())["networks"].values():
+        assert network["programs"].keys() == {"2x2", "2x2, moved in int8"}
+        for program in network["programs"].values():
+            assert min(program["ms_per_face"].values()) > 0
+    assert "convolutions at" in result.output

@@ -128,14 +128,18 @@ def test_missing_and_unknown_fields_are_refused() -> None:
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("1" * 5000, "not valid JSON"),
-        ("[]", "is not an erasablemask-bundle manifest"),
-        ('{"format": "zip"}', "is not an erasablemask-bundle manifest"),
+        ("[]", r"expected manifest\.json in the format erasablemask-bundle, found other JSON"),
+        (b"\xff\xfe{", "not valid JSON"),
+        ('{"format": "erasablemask-bundle", "version": "%s"}' % ("x" * 9999), "this program reads 1"),
+        ('{"format": "zip"}', r"expected manifest\.json in the format erasablemask-bundle, found other JSON"),
         ('{"format": "erasablemask-bundle", "version": 2}', "has version 2, this program reads 1"),
     ],
 )
-def test_other_files_are_refused(text: str, message: str) -> None:
-    with pytest.raises(BundleError, match=message):
+def test_other_files_are_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(BundleError, match=message) as caught:
         Manifest.from_json(text)
+    assert "get the bundle again from where it was published" in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_long_or_coloured_value_is_reported_on_one_short_line() -> None:

@@ -14,9 +14,12 @@ from export.errors import PrecisionError
 from export.onnx_graph import checked
 from export.precision import SPECS, Precision, check_precision
 from export.quantization import Activations, activation_ranges, not_quantized, quantize_int8, quantized_nodes
+from export.quantized_moves import quantize_before_moves
 from runtime.backends import create_backend
 
 CHANNELS = 8
+MOVES = ("DepthToSpace", "Slice", "Concat")
+SHAPES = ((8, 3, 1, 1), (16, 8, 1, 1), (4, 8, 1, 1), (8, 8, 1, 1), (3, 8, 1, 1))
 
 
 def chain() -> ModelProto:
@@ -155,3 +158,48 @@ def test_the_network_never_touches_the_disk(monkeypatch: pytest.MonkeyPatch) -> 
     ):
         monkeypatch.setattr(module, name, refuse)
     quantize_int8(chain(), pictures())
+
+
+def test_values_are_quantised_before_they_are_moved() -> None:
+    """A shuffle, a crop and a concatenation between two convolutions; all of them in uint8."""
+    rng = np.random.default_rng(0)
+    convolutions = {f"w{i}": rng.standard_normal(shape).astype(np.float32) for i, shape in enumerate(SHAPES)}
+    nodes = [
+        helper.make_node("Cast", ["picture"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="first"),
+        helper.make_node("Conv", ["a", "w1"], ["b"], name="second"),
+        helper.make_node("DepthToSpace", ["b"], ["wide"], name="shuffle", blocksize=2),
+        helper.make_node("Slice", ["wide", "one", "last", "axes"], ["cropped"], name="crop"),
+        helper.make_node("Conv", ["a", "w2"], ["beside"], name="beside"),
+        helper.make_node("Concat", ["cropped", "beside"], ["both"], name="concat", axis=1),
+        helper.make_node("Conv", ["both", "w3"], ["c"], name="third"),
+        helper.make_node("Conv", ["c", "w4"], ["y"], name="last"),
+        helper.make_node("Cast", ["y"], ["result"], to=TensorProto.UINT8),
+    ]
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "moves",
+            [helper.make_tensor_value_info("picture", TensorProto.UINT8, ["batch", 3, 4, 4])],
+            [
+                helper.make_tensor_value_info("result", TensorProto.UINT8, ["batch", 3, 4, 4]),
+                helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3, 4, 4]),
+            ],
+            [
+                *(numpy_helper.from_array(value, name) for name, value in convolutions.items()),
+                numpy_helper.from_array(np.array([2, 2]), "one"),
+                numpy_helper.from_array(np.array([6, 6]), "last"),
+                numpy_helper.from_array(np.array([2, 3]), "axes"),
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    inputs = {"picture": rng.integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)}
+    quantized = quantize_int8(checked(model), inputs)
+    moved = quantize_before_moves(quantized)
+    np.testing.assert_array_equal(run(moved, inputs), run(quantized, inputs))
+    kinds = {value.name: value.type.tensor_type.elem_type for value in moved.graph.value_info}
+    made = {node.op_type: kinds[node.output[0]] for node in moved.graph.node if node.op_type in MOVES}
+    assert made == dict.fromkeys(MOVES, TensorProto.UINT8)
+    assert not_quantized(moved, "uint8") == []

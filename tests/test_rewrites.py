@@ -11,6 +11,7 @@ from torch import nn
 from export.errors import ExportError
 from export.rewrites import (
     BatchedBranches,
+    EarlyMix,
     JoinedEncoders,
     SubpixelUp,
     fold_batch_norms,
@@ -156,3 +157,18 @@ def test_encoders_of_two_sizes_do_not_join(other: dict[str, int]) -> None:
     first, second = (fold_batch_norms(Encoder(**sizes).eval()) for sizes in ({"width": 4, "depth": 3}, other))
     with pytest.raises(ExportError, match="expected two encoders of one"):
         JoinedEncoders(first, second)
+
+
+@pytest.mark.parametrize("form", ["2x2", "3x3"])
+def test_mixing_before_the_pixels_are_placed_is_exact(form: SubpixelForm) -> None:
+    network = lived_in(Generator(width=4, depth=3, n_attributes=5, shortcut_layers=2, inject_layers=1))
+    face, attributes = torch.rand(3, 3, 32, 32).double() * 2 - 1, torch.rand(3, 5).double()
+    knobs = torch.tensor([0.0, 0.4, 1.0]).double().reshape(3, 1, 1, 1)
+    subpixel = to_subpixel(fold_batch_norms(network), form)
+    assert isinstance(subpixel, Generator)
+    with torch.no_grad():
+        expected = network(face, attributes, strength=knobs, injection=knobs.flip(0))
+        found = EarlyMix(subpixel)(face, attributes, knobs, knobs.flip(0))
+    assert (expected - found).abs().max() < TOLERANCE
+    with pytest.raises(ExportError, match="expected a decoder after to_subpixel, found the layer Sequential"):
+        EarlyMix(network)

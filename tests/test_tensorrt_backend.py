@@ -6,7 +6,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,7 @@ SIDECAR = sidecar(PLAN, architectures=("9.0",), batch=BatchProfile(min=1, opt=2,
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """A GPU with batches of 1 to 4, its modules installed."""
-    return install(FakeGpu(), monkeypatch)
-
-
-def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    package: Any = ModuleType("pycuda")
-    package.driver = gpu.cuda
-    monkeypatch.setitem(sys.modules, "tensorrt", gpu.tensorrt)
-    monkeypatch.setitem(sys.modules, "pycuda", package)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", gpu.cuda)
-    return gpu
+    return FakeGpu().install(monkeypatch)
 
 
 def some(rows: int, start: int = 0) -> dict[str, NDArray]:
@@ -107,12 +97,9 @@ def test_names_wrong_inputs(gpu: FakeGpu) -> None:
         ({}, "found none"),
         ({**right, "faces": right["faces"].astype(np.float32)}, r"'faces' must be uint8 \('N', 4, 4, 3\)"),
         ({**right, "strength": right["strength"][:, 0]}, r"found float32 \(2,\)"),
-        (
-            {**right, "strength": right["strength"][:1]},
-            r"same number of rows; found {'faces': 2, 'strength': 1}",
-        ),
+        ({**right, "strength": right["strength"][:1]}, r"as many rows of every input.*found \[1, 2\]"),
         (some(5), "takes 1 to 4 rows at once; found 5; pass them in parts"),
-        (some(0), "takes 1 to 4 rows at once; found 0"),
+        (some(0), r"at least one, found \[0\]"),
     ]
     with TensorRtBackend(PLAN, sidecar=SIDECAR) as backend:
         for inputs, message in wrong:
@@ -122,7 +109,7 @@ def test_names_wrong_inputs(gpu: FakeGpu) -> None:
 
 
 def test_a_smallest_batch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = install(FakeGpu(batch=(2, 2, 4)), monkeypatch)
+    gpu = FakeGpu(batch=(2, 2, 4)).install(monkeypatch)
     sidecar = replace(SIDECAR, batch=BatchProfile(min=2, opt=2, max=4))
     with (
         TensorRtBackend(PLAN, sidecar=sidecar) as backend,
@@ -264,7 +251,7 @@ def test_the_fake_has_nothing_that_tensorrt_has_not() -> None:
     fake: Any = FakeGpu().tensorrt
     checked = 0
     for kind in ("Runtime", "ICudaEngine", "IExecutionContext", "ILogger", "TensorIOMode", "TensorLocation"):
-        used = {name for name in vars(getattr(fake, kind)) if not name.startswith("_")} - {"tensor"}
+        used = {name for name in vars(getattr(fake, kind)) if not name.startswith("_")}
         assert used <= set(dir(getattr(trt, kind))), kind
         checked += len(used)
     assert checked > 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import click
@@ -25,11 +24,10 @@ def command(picture: Path, recognizer: Path | None, out: Path) -> None:
     """Embeds the largest central face of a picture of the target."""
     sface = recognizers.load(recognizer)
     pixels = read_picture(picture).pixels
-    with tempfile.TemporaryDirectory() as folder:
-        files = export_detector(Path(folder))
-        networks = [create_backend("ort-cpu", files[name].read_bytes()) for name in ("pnet", "rnet", "onet")]
-        with FaceDetector(*networks) as detector:
-            face = main_face(detector.detect(pixels), (pixels.shape[1] / 2, pixels.shape[0] / 2))
+    graphs = export_detector()
+    networks = [create_backend("ort-cpu", graphs[n].SerializeToString()) for n in ("pnet", "rnet", "onet")]
+    with FaceDetector(*networks) as detector:
+        face = main_face(detector.detect(pixels), (pixels.shape[1] / 2, pixels.shape[0] / 2))
     if face is None:
         raise click.ClickException(f"no face was found in {picture}")
     embedding = sface.embed(pixels, face.landmarks)

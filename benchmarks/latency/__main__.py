@@ -7,6 +7,7 @@ import click
 from runtime.lazy_group import LazyGroup
 
 COMMANDS = {
+    "layers": "Where the time of the int8 networks goes.",
     "networks": "Every library, precision and form of the networks, in turns.",
 }
 

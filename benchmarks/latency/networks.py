@@ -46,6 +46,7 @@ SETTLE_S = 0.1
 @click.option(
     "--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8), show_default=True
 )
+@click.option("--only", multiple=True, metavar="TEXT", help="Programs whose names hold this; repeatable.")
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(min=3))
 @click.option("--calls", default=5, show_default=True, help="Timed calls of a program in a round.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
@@ -56,6 +57,7 @@ def command(
     folder: Path,
     faces: Path,
     batches: tuple[int, ...],
+    only: tuple[str, ...],
     rounds: int,
     calls: int,
     threads: int,
@@ -85,7 +87,7 @@ def command(
         inputs = inputs_of(part, crops, len(run.attributes))
         rest = {name: values[max(batches) :] for name, values in inputs.items()}
         with as_click_errors():
-            programs, missing = programs_of(part, inputs, rest, threads=threads, device=where)
+            programs, missing = programs_of(part, inputs, rest, threads=threads, device=where, only=only)
         flops = flops_of(part, inputs)
         keep_fastest(rates, where)
         rows = compare(programs, inputs, batches, rounds=rounds, calls=calls)

@@ -7,18 +7,20 @@ compiler, runs before the first timed call.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 from torch import nn
 
 from export.mixed import computing_in, to_fp16
 from export.onnx_graph import to_onnx
 from export.quantization import quantize_int8
-from export.rewrites import BatchedBranches, JoinedEncoders, fold_batch_norms, to_subpixel
+from export.quantized_moves import quantize_before_moves
+from export.rewrites import BatchedBranches, EarlyMix, JoinedEncoders, fold_batch_norms, to_subpixel
 from export.run import Part
 from export.wrappers import ProtectExport
 from runtime.backends.openvino import Computing, OpenVinoBackend
@@ -26,11 +28,15 @@ from runtime.backends.ort import OrtBackend
 from runtime.errors import BackendError
 from training.networks import Generator
 
+from .streams import StreamsBackend
+
 Inputs = Mapping[str, NDArray]
 Function = Callable[[Inputs], NDArray]
 
 # The unrewritten graph in ONNX Runtime in float32: what every other program is compared with.
 REFERENCE = "ONNX Runtime fp32"
+
+_EARLY = "2x2, mixed early"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +69,20 @@ def forms_of(part: Part) -> dict[str, nn.Module]:
             "branches batched": BatchedBranches(generator),
             "2x2, branches batched": BatchedBranches(subpixel),
             "2x2, branches batched, encoders joined": BatchedBranches(subpixel, joined),
+            _EARLY: EarlyMix(subpixel),
         }
         forms |= {name: ProtectExport(cast(Generator, twin)).eval() for name, twin in twins.items()}
     return forms
 
 
 def programs_of(
-    part: Part, inputs: Inputs, calibration: Inputs, *, threads: int, device: torch.device
+    part: Part,
+    inputs: Inputs,
+    calibration: Inputs,
+    *,
+    threads: int,
+    device: torch.device,
+    only: Collection[str] = (),
 ) -> tuple[list[Program], dict[str, str]]:
     """Every program that can be made here, the reference first, and why others cannot, by their name.
 
@@ -79,14 +92,16 @@ def programs_of(
         calibration: rows that set int8's ranges.
         threads: CPU threads of each library.
         device: where PyTorch runs.
+        only: parts of the names of those to make, beside the reference; none named: all.
     """
-    graphs = {}
-    for form, module in forms_of(part).items():
-        examples = {name: torch.from_numpy(values[:2]) for name, values in inputs.items()}
-        graphs[form] = to_onnx(module, examples, [part.output], metadata={})
+
+    def wanted(name: str) -> bool:
+        return not only or name == REFERENCE or any(part in name for part in only)
+
+    graphs = {form: _graph(part, module, inputs) for form, module in forms_of(part).items()}
     data = {form: graph.SerializeToString() for form, graph in graphs.items()}
     half = to_fp16(graphs["folded"]).SerializeToString()
-    quantized = quantize_int8(graphs["2x2"], calibration).SerializeToString()
+    int8 = _int8(graphs, calibration)
 
     def ort(model: bytes, provider: str = "cpu") -> Callable[[], Function]:
         """As fast as one network alone is: with spinning threads, ONNX Runtime's own default."""
@@ -97,23 +112,51 @@ def programs_of(
             OpenVinoBackend(model, precision=precision, threads=threads, upsampling=None).run
         )
 
+    def streams(model: bytes) -> Callable[[], Function]:
+        return lambda: _first_output(StreamsBackend(model, threads=threads).run)
+
     makers = {_named("ONNX Runtime fp32", form): ort(model) for form, model in data.items()}
     makers["ONNX Runtime fp16-mixed, folded"] = ort(half)
-    makers["ONNX Runtime int8, 2x2"] = ort(quantized)
+    makers["ONNX Runtime int8, 2x2"] = ort(int8["2x2"])
     makers["ONNX Runtime CUDA fp32"] = ort(data[""], "cuda")
     makers["ONNX Runtime CUDA fp16-mixed, folded"] = ort(half, "cuda")
     precisions: tuple[Computing, ...] = ("fp32", "bf16")
     for precision in precisions:
         for form in ("", "2x2", "3x3"):
             makers[_named(f"OpenVINO {precision}", form)] = openvino(data[form], precision)
-        makers[f"OpenVINO int8 and {precision}, 2x2"] = openvino(quantized, precision)
+        makers[f"OpenVINO int8 and {precision}, 2x2"] = openvino(int8["2x2"], precision)
+    makers["OpenVINO int8 and bf16, 2x2, moved in int8"] = openvino(int8["2x2, moved in int8"], "bf16")
+    for form, model in int8.items():
+        makers[f"OpenVINO int8 and bf16, {form}, a stream a thread"] = streams(model)
     programs, missing = [], {}
     for name, make in makers.items():
+        if not wanted(name):
+            continue
         try:
             programs.append(Program(name=name, run=make()))
         except BackendError as error:
             missing[name] = str(error)
-    return [*programs, *_torch_programs(part, device)], missing
+    return [*programs, *(p for p in _torch_programs(part, device) if wanted(p.name))], missing
+
+
+def int8_graphs(part: Part, inputs: Inputs, calibration: Inputs) -> dict[str, bytes]:
+    """The network in int8, by form: as it is exported, and with its values moved in int8."""
+    forms = {form: module for form, module in forms_of(part).items() if form in ("2x2", _EARLY)}
+    return _int8({form: _graph(part, module, inputs) for form, module in forms.items()}, calibration)
+
+
+def _int8(graphs: Mapping[str, ModelProto], calibration: Inputs) -> dict[str, bytes]:
+    """The restorer has nothing to mix, so its values can be moved in int8 as they are."""
+    moved = quantize_before_moves(quantize_int8(graphs.get(_EARLY, graphs["2x2"]), calibration))
+    return {
+        "2x2": quantize_int8(graphs["2x2"], calibration).SerializeToString(),
+        "2x2, moved in int8": moved.SerializeToString(),
+    }
+
+
+def _graph(part: Part, module: nn.Module, inputs: Inputs) -> ModelProto:
+    examples = {name: torch.from_numpy(values[:2]) for name, values in inputs.items()}
+    return to_onnx(module, examples, [part.output], metadata={})
 
 
 def _torch_programs(part: Part, device: torch.device) -> Iterator[Program]:

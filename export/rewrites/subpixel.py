@@ -50,7 +50,15 @@ class SubpixelUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C', 2 H, 2 W)``."""
-        out = functional.pixel_shuffle(self.activation(self.conv(x)), 2)
+        return self.placed(self.values(x))
+
+    def values(self, x: Tensor) -> Tensor:
+        """Every pixel's value, the four that belong together as channels."""
+        return self.activation(self.conv(x))
+
+    def placed(self, values: Tensor) -> Tensor:
+        """The pixels of ``values`` in their places."""
+        out = functional.pixel_shuffle(values, 2)
         return out if self.form == "3x3" else out[:, :, 1:-1, 1:-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError
@@ -13,12 +14,14 @@ __all__ = [
     "AUTO",
     "BACKENDS",
     "DEFAULT_BACKEND",
+    "TENSORRT",
     "TRITON",
     "Backend",
     "BackendFactory",
     "Remote",
     "Tensors",
     "create_backend",
+    "with_plans",
 ]
 
 # Name -> module, class, and its options. Each class takes the network's bytes.
@@ -35,6 +38,9 @@ DEFAULT_BACKEND = "ort-cpu"
 # ``ort-tensorrt``, which builds engines for minutes before the first face.
 AUTO = "auto"
 AUTO_ORDER = ("ort-cuda", "openvino-bf16", "openvino-fp32", "ort-cpu")
+
+# A plan takes the place of a network's bytes, so the backend needs a folder of them; see ``with_plans``.
+TENSORRT = "tensorrt"
 
 # A server runs the networks instead, so it takes no bytes; see ``triton.TritonServer``. Never of ``auto``,
 # which must not send faces anywhere.
@@ -58,6 +64,8 @@ def create_backend(name: str, model: bytes, *, threads: int | None = None) -> Ba
         return _first_that_works(model, threads)
     if name == TRITON:
         raise BackendError("a Triton server needs an address; give a TritonServer as the backend")
+    if name == TENSORRT:
+        raise BackendError("TensorRT runs plans, which lie in a folder; give with_plans(...) as the backend")
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; known: {', '.join([AUTO, *BACKENDS])}")
     module, attribute, options = BACKENDS[name]
@@ -76,3 +84,36 @@ def _first_that_works(model: bytes, threads: int | None) -> Backend:
             logger.info("chose %s", name)
             return backend
     return create_backend(last, model, threads=threads)
+
+
+def with_plans(name: str, folder: Path, *, threads: int | None = None) -> BackendFactory:
+    """Runs networks from their TensorRT plans, ``protect`` from ``folder/protect.plan``.
+
+    Args:
+        name: ``tensorrt``, or ``auto`` for another backend where the plan does not fit or cannot run.
+        folder: of plans, as ``export.repository --tensorrt`` writes it.
+        threads: CPU threads of the other backend.
+
+    Returns:
+        What a pipeline takes as its ``backend``. It raises ``BundleError`` if a file is missing or
+        malformed, with either name, and ``BackendError`` like ``tensorrt.TensorRtBackend``.
+
+    Raises:
+        BackendError: another name.
+    """
+    if name not in (TENSORRT, AUTO):
+        raise BackendError(f"plans run on the backend {TENSORRT} or {AUTO}, found {name!r}")
+    from .tensorrt import plans_in
+
+    plans = plans_in(folder)
+    if name == TENSORRT:
+        return plans
+
+    def plan_or_other(network: str, model: bytes) -> Backend:
+        try:
+            return plans(network, model)
+        except BackendError as error:
+            logger.info("not %s: %s", TENSORRT, error)
+            return create_backend(AUTO, model, threads=threads)
+
+    return plan_or_other

@@ -22,7 +22,7 @@ from ..closing import Closing
 from ..engine_sidecar import EngineSidecar, read_engine
 from ..errors import BackendError, MissingExtraError
 from ..tensorrt_library import in_words, library_log, load_tensorrt
-from .base import BackendFactory, Tensors, check_names
+from .base import BackendFactory, Tensors, check_names, check_rows
 
 logger = logging.getLogger(__name__)
 
@@ -206,10 +206,7 @@ class TensorRtBackend(Closing):
                     f"the input {name!r} must be {host.dtype} {('N', *host.shape[1:])}; "
                     f"found {value.dtype} {value.shape}"
                 )
-        counts = {name: len(value) for name, value in inputs.items()}
-        rows = next(iter(counts.values()))
-        if len(set(counts.values())) > 1:
-            raise BackendError(f"all inputs must have the same number of rows; found {counts}")
+        rows = check_rows(inputs)
         if not self._batch.min <= rows <= self._batch.max:
             raise BackendError(
                 f"the plan takes {self._batch.min} to {self._batch.max} rows at once; found {rows}; "

@@ -1,4 +1,4 @@
-"""The options that name what runs the networks, a server among them."""
+"""The options that name what runs the networks: a backend, TensorRT plans, a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ..backends import AUTO, BACKENDS, DEFAULT_BACKEND, TRITON
+from ..backends import AUTO, BACKENDS, DEFAULT_BACKEND, TENSORRT, TRITON, BackendFactory, with_plans
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 IN_FLIGHT = 4
 
 _FILE = click.Path(path_type=Path)
-# Parameter -> option; all of them mean something with a server only.
+# Parameter -> option, and the backends with which it means something.
 _SERVERS = {
     "url": "--url",
     "tls_ca": "--tls-ca",
@@ -26,25 +26,43 @@ _SERVERS = {
     "tls_key": "--tls-key",
     "deadline": "--deadline",
     "shared_memory": "--shared-memory",
-    "in_flight": "--in-flight",
+}
+_BELONGS = {
+    **{name: (option, (TRITON,)) for name, option in (*_SERVERS.items(), ("in_flight", "--in-flight"))},
+    "engines": ("--engines", (TENSORRT, AUTO)),
 }
 
 
-def backend_options(command: Command) -> Command:
-    """``--backend`` and what belongs to a server.
+def backend_options(command: Command, *, plans: bool = False) -> Command:
+    """``--backend`` and what belongs to it.
 
-    The command gets ``backend``, a name or a ``TritonServer``, and ``in_flight``, a number of photos.
+    The command gets ``backend``, what a pipeline takes as its own, and ``in_flight``, a number of photos.
+
+    Args:
+        command: has ``--threads``, too.
+        plans: its networks may have TensorRT plans. The restorer, a secret, has none.
     """
 
     @functools.wraps(command)
-    def gather(*, backend: str, in_flight: int, **rest: Any) -> Any:
-        settings = {name: rest.pop(name) for name in _SERVERS if name != "in_flight"}
-        if backend != TRITON:
-            _refuse_servers_options()
-            return command(backend=backend, in_flight=1, **rest)
-        return command(backend=_server(**settings), in_flight=in_flight, **rest)
+    def gather(*, backend: str, in_flight: int, engines: Path | None = None, **rest: Any) -> Any:
+        settings = {name: rest.pop(name) for name in _SERVERS}
+        _refuse_others_options(backend)
+        if backend == TRITON:
+            return command(backend=_server(**settings), in_flight=in_flight, **rest)
+        chosen: Any = backend
+        if backend == TENSORRT or (backend == AUTO and engines is not None):
+            chosen = _plans(backend, engines, rest["threads"])
+        return command(backend=chosen, in_flight=1, **rest)
 
     decorated: Any = gather
+    if plans:
+        decorated = click.option(
+            "--engines",
+            type=_FILE,
+            envvar="ERASABLEMASK_ENGINES",
+            metavar="FOLDER",
+            help="TensorRT plans of the bundle's networks, for tensorrt; with auto tried first.",
+        )(decorated)
     for decorate in (
         click.option(
             "--in-flight",
@@ -77,15 +95,19 @@ def backend_options(command: Command) -> Command:
         ),
         click.option(
             "--backend",
-            type=click.Choice([AUTO, *BACKENDS, TRITON]),
+            type=click.Choice([AUTO, *BACKENDS, *([TENSORRT] if plans else []), TRITON]),
             default=DEFAULT_BACKEND,
             show_default=True,
             envvar="ERASABLEMASK_BACKEND",
-            help="What runs the networks; auto takes the fastest that works here, triton a server (--url).",
+            help="What runs the networks; auto takes the fastest that works here, "
+            f"{'tensorrt plans (--engines), ' if plans else ''}triton a server (--url).",
         ),
     ):
         decorated = decorate(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+backend_options_with_plans = functools.partial(backend_options, plans=True)
 
 
 def tls_options(command: Command) -> Command:
@@ -103,18 +125,28 @@ def tls_options(command: Command) -> Command:
     return command
 
 
-def say_backend(asked: object, chosen: str) -> None:
+def say_backend(chosen: str) -> None:
     """Says on stderr what ``auto`` chose."""
-    if asked == AUTO:
+    if click.get_current_context().params["backend"] == AUTO:
         click.echo(f"Networks run on {chosen}.", err=True)
 
 
-def _refuse_servers_options() -> None:
+def _refuse_others_options(backend: str) -> None:
     """Environment variables may stay set for other runs; an option on the command line is a mistake."""
     context = click.get_current_context()
-    for name, option in _SERVERS.items():
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option} belongs to --backend {TRITON}")
+    for name, (option, owners) in _BELONGS.items():
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and backend not in owners:
+            raise click.UsageError(f"{option} belongs to --backend {' or '.join(owners)}")
+
+
+def _plans(backend: str, folder: Path | None, threads: int | None) -> BackendFactory:
+    if folder is None:
+        raise click.UsageError(
+            f"--backend {TENSORRT} needs --engines FOLDER, the folder engines/ that this makes: "
+            "python -m export.repository --tensorrt ..."
+        )
+    return with_plans(backend, folder, threads=threads)
 
 
 def _server(*, url: str | None, deadline: float, **rest: Any) -> Any:

@@ -76,7 +76,7 @@ def command(
     with Eraser(
         opened, restore_model, backend=backend, threads=threads, detector=detector, watch=metrics.watch
     ) as eraser:
-        say_backend(backend, eraser.backend)
+        say_backend(eraser.backend)
         run_batch(
             jobs,
             eraser.erase,

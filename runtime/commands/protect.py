@@ -10,9 +10,10 @@ import click
 from ._batch import WriteOptions, run_batch
 from ._files import picture_options, plan_jobs
 from ._metrics import Metrics
-from ._remote import backend_options, say_backend
+from ._remote import backend_options_with_plans, say_backend
 
 if TYPE_CHECKING:
+    from ..backends import BackendFactory
     from ..backends.triton import TritonServer
 
 
@@ -32,7 +33,7 @@ def _parse_edits(ctx: click.Context, param: click.Parameter, values: tuple[str, 
       erasablemask protect photos/ -o protected/ --set Bangs=1"""
 )
 @picture_options
-@backend_options
+@backend_options_with_plans
 @click.option(
     "--set",
     "edits",
@@ -57,7 +58,7 @@ def command(
     strength: float | None,
     injection: float | None,
     bundle: Path | None,
-    backend: str | TritonServer,
+    backend: str | BackendFactory | TritonServer,
     in_flight: int,
     min_face: int | None,
     threads: int | None,
@@ -91,7 +92,7 @@ def command(
     with Protector(
         opened, backend=backend, threads=threads, detector=detector, watch=metrics.watch
     ) as protector:
-        say_backend(backend, protector.backend)
+        say_backend(protector.backend)
         # Before the first picture: a wrong name is one error, not one for each.
         knobs = protector.check_knobs(attributes=edits, strength=strength, injection=injection)
         run_batch(
