@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from runtime.serving.grpc_door import SERVICE, GrpcDoor
+from runtime.serving.grpc_door import GrpcDoor
+from runtime.serving.grpc_options import SERVICE
 
 from .triton_fakes import model, tensor
 

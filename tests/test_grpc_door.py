@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import threading
@@ -14,10 +15,12 @@ from tritonclient.grpc import service_pb2
 
 from runtime.backends.retries import Failure
 from runtime.backends.triton import TritonServer
-from runtime.backends.triton_wire import failure_of
+from runtime.backends.triton_memory import Region
+from runtime.backends.triton_wire import MEMORY_PREFIX, failure_of
 from runtime.errors import MissingExtraError, ServingError
 from runtime.serving.grpc_checks import message_limit
-from runtime.serving.grpc_door import BATCHES_IN_FLIGHT, SERVICE, GrpcDoor
+from runtime.serving.grpc_door import BATCHES_IN_FLIGHT, GrpcDoor
+from runtime.serving.grpc_options import SERVICE
 
 from .grpc_doors import (
     MAX_BATCH,
@@ -125,13 +128,65 @@ def test_honest_requests_and_answers_pass_as_they_are(fake: FakeTriton, door: Gr
 SHARED_MEMORY = [f"SystemSharedMemory{what}" for what in ("Status", "Register", "Unregister")]
 
 
-def test_shared_memory_passes_where_it_is_allowed(fake: FakeTriton, memory_door: GrpcDoor) -> None:
-    data = in_memory().SerializeToString()
+@pytest.fixture(scope="module")
+def region() -> Iterator[Region]:
+    """Shared memory of 64 bytes, as our client makes it."""
+    region = Region(64)
+    yield region
+    region.unlink()
+    region.close()
+
+
+def about_memory(method: str, region: Region, **changes: Any) -> bytes:
+    fields = {"name": region.name}
+    if method.endswith("Register") and not method.endswith("Unregister"):
+        fields |= {"key": region.key, "byte_size": 60, "offset": 4}
+    data: bytes = getattr(service_pb2, f"{method}Request")(**{**fields, **changes}).SerializeToString()
+    return data
+
+
+def test_shared_memory_passes_where_it_is_allowed(
+    fake: FakeTriton, memory_door: GrpcDoor, region: Region
+) -> None:
+    calls = [("ModelInfer", in_memory().SerializeToString())]
+    calls += [(method, about_memory(method, region)) for method in SHARED_MEMORY]
     with channel_to(memory_door) as channel:
-        assert call(channel, data) == fake.sent[-1]
-        for method in SHARED_MEMORY:
-            call(channel, b"", method)
-    assert fake.received == [("ModelInfer", data)] + [(method, b"") for method in SHARED_MEMORY]
+        for method, data in calls:
+            assert call(channel, data, method) == fake.sent[-1]
+    assert fake.received == calls
+
+
+SOMEBODY = f"{MEMORY_PREFIX}{'0' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("SystemSharedMemoryStatus", {"name": ""}, "expected a region named as in .*, found ''"),
+        ("SystemSharedMemoryUnregister", {"name": ""}, "expected a region named as in .*, found ''"),
+        ("SystemSharedMemoryUnregister", {"name": "psm_1"}, "named as in .*, found 'psm_1'"),
+        ("SystemSharedMemoryRegister", {"name": "x"}, "named as in .*, found 'x'"),
+        ("SystemSharedMemoryRegister", {"name": f"{SOMEBODY}\n"}, "named as in "),
+        ("SystemSharedMemoryRegister", {"key": "/other"}, "expected the key '/.*' for .*, found '/other'"),
+        ("SystemSharedMemoryRegister", {"key": f"/{SOMEBODY}"}, f"for this region, found '/{SOMEBODY}'"),
+        ("SystemSharedMemoryRegister", {"name": SOMEBODY, "key": f"/{SOMEBODY}"}, "64 bytes .*, found 0"),
+        ("SystemSharedMemoryRegister", {"byte_size": 61}, "expected 65 bytes of shared memory .*, found 64"),
+        ("SystemSharedMemoryRegister", {"offset": 2**64 - 1}, "expected 18446744073709551675 bytes"),
+    ],
+)
+def test_only_memory_that_clients_made_for_this_can_be_named(
+    fake: FakeTriton,
+    memory_door: GrpcDoor,
+    region: Region,
+    method: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    with channel_to(memory_door) as channel:
+        code, found = refused(lambda: call(channel, about_memory(method, region, **changes), method))
+    assert code == Status.INVALID_ARGUMENT
+    assert re.search(message, found), found
+    assert not fake.received
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ from ..errors import MissingExtraError
 from ..manifest import ModelFile
 from .async_door import AsyncDoor
 from .grpc_checks import RefusedError, check_infer, check_known, check_model, message_limit
+from .grpc_options import SERVICE, server_options, upstream_options
+from .memory_checks import check_region
 
 if TYPE_CHECKING:
     import grpc.aio
 
     Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 
-SERVICE = "inference.GRPCInferenceService"
 # Batches of faces in flight; beyond, the door is busy. One is computed, the others wait.
 BATCHES_IN_FLIGHT = 3
 # Messages that arrive or are in flight: each may hold a full batch, so this bounds the memory, too.
@@ -81,24 +82,8 @@ class GrpcDoor(AsyncDoor):
         import grpc.aio
 
         size = message_limit(self._models, self._max_batch)
-        limits = (("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size))
-        # A restarted Triton is found at once, and a proxy from the environment is none for this machine.
-        options = (*limits, ("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0))
-        async with grpc.aio.insecure_channel(self._upstream, options=options) as channel:
-            server = grpc.aio.server(
-                options=(
-                    *limits,
-                    # Two doors on one port would share the clients between them without a word.
-                    ("grpc.so_reuseport", 0),
-                    # No compression: a small message must not unfold into a large one.
-                    ("grpc.compression_enabled_algorithms_bitset", 1),
-                    ("grpc.server_handshake_timeout_ms", 10_000),
-                    # A client whose machine is gone is noticed.
-                    ("grpc.keepalive_time_ms", 30_000),
-                    ("grpc.keepalive_timeout_ms", 10_000),
-                ),
-                maximum_concurrent_rpcs=CALLS_AT_ONCE,
-            )
+        async with grpc.aio.insecure_channel(self._upstream, options=upstream_options(size)) as channel:
+            server = grpc.aio.server(options=server_options(size), maximum_concurrent_rpcs=CALLS_AT_ONCE)
             server.add_generic_rpc_handlers((self._handlers(channel),))
             port = self._address.rpartition(":")[2]
             if not port.isdecimal() or int(port) > 65535:  # gRPC takes 70000 for 4464
@@ -135,6 +120,8 @@ class GrpcDoor(AsyncDoor):
             # Statistics without a name are of all models.
             if name in _ABOUT_MODEL and (request.name or name != "ModelStatistics"):
                 check_model(self._models, request.name, request.version)
+            if name in _SHARED_MEMORY:
+                check_region(name, request)
             return await ask(data, timeout=_sooner(context, _HEALTH_TIMEOUT_S))
 
         return handle
