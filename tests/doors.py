@@ -112,13 +112,22 @@ def sha256_of(version: str) -> str:
     return "ab" * 32
 
 
+def server_certificates() -> ServerCertificates:
+    """New ones of a door for the clients of ``MAKER``."""
+    server = MAKER.issue("localhost", "server", ["localhost", "127.0.0.1"])
+    return ServerCertificates(server.certificate, server.key, MAKER.ca.certificate)
+
+
 @contextmanager
 def open_door(
-    path: Path, *, policy: ClientPolicy | None = None, **settings: Any
+    path: Path,
+    *,
+    policy: ClientPolicy | None = None,
+    certificates: Callable[[], ServerCertificates] | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[AuthorityDoor, FakeTriton, AuditLog]]:
     """A door for the clients of ``MAKER``, its fake Triton and its log."""
-    server = MAKER.issue("localhost", "server", ["localhost", "127.0.0.1"])
-    certificates = ServerCertificates(server.certificate, server.key, MAKER.ca.certificate)
+    own = server_certificates()
     tls = ephemeral_tls()
     fake = FakeTriton(tls)
     defaults = {"address": "127.0.0.1:0", "upstream": f"127.0.0.1:{fake.port}", "drain_s": 5.0}
@@ -128,7 +137,7 @@ def open_door(
             AuthorityDoor(
                 DoorSettings(**{**defaults, **settings}),
                 contract=CONTRACT,
-                certificates=certificates,
+                certificates=certificates or (lambda: own),
                 upstream_tls=tls,
                 sha256_of=sha256_of,
                 log=log,
