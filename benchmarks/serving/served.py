@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.manifest import open_bundle
+from runtime.serving.endpoint import free_port
 from runtime.serving.repository import configurations
 from runtime.serving.triton_config import ONNX
 
@@ -55,37 +55,55 @@ class Running:
         process: of the server, or of what supervises it.
         url: ``host:port``.
         protocol: ``grpc`` or ``http``.
+        metrics_port: None: there are none.
     """
 
     server: Server
     process: subprocess.Popen[bytes]
     url: str
     protocol: str
+    metrics_port: int | None = None
+
+    def statistics(self) -> dict[str, Any]:
+        """The protocol's, of the network."""
+        with _client(self) as client:
+            if self.protocol == "http":
+                answer = client.get_inference_statistics(MODEL)
+            else:
+                answer = client.get_inference_statistics(MODEL, as_json=True)
+        found: dict[str, Any] = answer["model_stats"][0]
+        return found
 
     def counts(self) -> tuple[int, int]:
         """Faces and executions of the network so far."""
-        with _client(self) as client:
-            if self.protocol == "http":
-                stats = client.get_inference_statistics(MODEL)["model_stats"][0]
-            else:
-                stats = client.get_inference_statistics(MODEL, as_json=True)["model_stats"][0]
+        stats = self.statistics()
         return int(stats.get("inference_count", 0)), int(stats.get("execution_count", 0))
 
 
 @contextmanager
-def running(server: Server, bundle: Path, environment: Path, folder: Path) -> Iterator[Running]:
+def running(
+    server: Server,
+    bundle: Path,
+    environment: Path,
+    folder: Path,
+    *,
+    watched: bool = False,
+    shared_memory: bool = False,
+) -> Iterator[Running]:
     """Starts a server and ends it.
 
     Args:
         bundle: folder of a public bundle.
         environment: the wheel's, see ``erasablemask serve-env``.
         folder: an empty one, for its model repository and log.
+        watched: with metrics; Triton's only.
+        shared_memory: clients may use it; Triton's only.
 
     Raises:
         ValueError: it does not become ready; its log's end is in the message.
     """
     folder.mkdir(parents=True)
-    port = _free_port()
+    port, metrics_port = free_port(), free_port() if watched else None
     if server.kind == "plain":
         command = [sys.executable, "-m", "benchmarks.serving.plain_server", "--bundle", str(bundle)]
         command += ["--model", MODEL, "--backend", server.backend, "--port", str(port)]
@@ -94,6 +112,8 @@ def running(server: Server, bundle: Path, environment: Path, folder: Path) -> It
         command = [sys.executable, "-m", "runtime.cli", "serve", "--role", "public", "--bundle", str(bundle)]
         command += ["--repository", str(folder / "models"), "--environment", str(environment)]
         command += ["--backend", server.backend, "--grpc-port", str(port)]
+        command += ["--shared-memory"] if shared_memory else []
+        command += ["--metrics-port", str(metrics_port)] if watched else []
     command += ["--threads", str(server.threads)]
     log = folder / "log"
     with log.open("wb") as file:
@@ -103,6 +123,7 @@ def running(server: Server, bundle: Path, environment: Path, folder: Path) -> It
         process=process,
         url=f"127.0.0.1:{port}",
         protocol="http" if server.kind == "plain" else "grpc",
+        metrics_port=metrics_port,
     )
     try:
         _wait_until_ready(answering, log)
@@ -153,9 +174,3 @@ def _wait_until_ready(running: Running, log: Path) -> None:
         time.sleep(0.1)
     end = log.read_text(errors="replace").strip().splitlines()[-3:]
     raise ValueError(f"the server {running.server.name!r} did not become ready: {' / '.join(end)}")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
