@@ -68,6 +68,9 @@ class FakeProcess:
     def stubs(self) -> dict[int, str]:
         return dict(self.children)
 
+    def lives(self, stub: int) -> bool:
+        return stub in self.children
+
     def kill_stubs(self, model: str) -> None:
         self.children = {pid: name for pid, name in self.children.items() if name != model}
 
@@ -428,6 +431,27 @@ def test_a_process_is_heard_signalled_and_cleaned_up_after() -> None:
     finally:
         assert process.end() == 7
     assert not region.exists()
+
+
+def test_the_processes_of_models_are_found_and_watched(tmp_path: Path) -> None:
+    stub = tmp_path / "protect" / "1" / "model.py"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("import time\ntime.sleep(60)\n")
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, {str(stub)!r}])\n"
+    process = ServerProcess([sys.executable, "-c", code], variables={}, memory_prefix="erasablemask-none-")
+    try:
+        until = time.monotonic() + 10
+        while "protect" not in process.stubs().values() and time.monotonic() < until:
+            time.sleep(0.02)
+        (pid,) = process.stubs()
+        assert process.stubs() == {pid: "protect"}
+        assert process.lives(pid)
+        process.kill_stubs("protect")
+        while process.lives(pid) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not process.lives(pid)
+    finally:
+        process.end()
 
 
 def test_a_killed_process_has_a_shells_status() -> None:

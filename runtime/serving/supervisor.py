@@ -43,6 +43,8 @@ class Process(Protocol):
 
     def stubs(self) -> dict[int, str]: ...
 
+    def lives(self, stub: int) -> bool: ...
+
     def kill_stubs(self, model: str) -> None: ...
 
     def hide_memory(self) -> None: ...
@@ -186,8 +188,7 @@ class Supervisor:
             if (status := process.status()) is not None:
                 logger.error("the server ended with status %d: %s", status, process.last_errors())
                 return None
-            now_there = process.stubs()
-            dead = {model for pid, model in stubs.items() if pid not in now_there}
+            dead = {model for pid, model in stubs.items() if not process.lives(pid)}
             look = time.monotonic() >= next_look
             if not (dead or look):
                 continue
