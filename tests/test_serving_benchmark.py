@@ -125,9 +125,12 @@ def test_the_compared_repositories_differ_in_what_is_compared(tmp_path: Path) ->
     fused = config("fused", Server(name="fused"))
     single = config("single", Server(name="single", fused=False))
     waiting = config("waiting", Server(name="waiting", delay_us=500, instances=2))
+    bounded = config("bounded", Server(name="bounded", max_queue=64, preferred=(8,)))
     assert fused.HasField("dynamic_batching")
     assert not single.HasField("dynamic_batching")
     assert waiting.dynamic_batching.max_queue_delay_microseconds == 500
+    assert bounded.dynamic_batching.default_queue_policy.max_queue_size == 64
+    assert list(bounded.dynamic_batching.preferred_batch_size) == [8]
     assert (fused.instance_group[0].count, waiting.instance_group[0].count) == (1, 2)
     single.dynamic_batching.CopyFrom(fused.dynamic_batching)
     assert single == fused

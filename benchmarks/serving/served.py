@@ -34,6 +34,7 @@ class Server:
         fused: whether requests are fused into batches.
         delay_us: how long a batch may wait for more.
         preferred: batch sizes that Triton prefers; None: as the configurations that are shipped.
+        max_queue: requests that may wait in Triton; None: as the configurations that are shipped.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Server:
     fused: bool = True
     delay_us: int = 0
     preferred: tuple[int, ...] | None = None
+    max_queue: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,8 @@ def write_repository(bundle: Path, folder: Path, server: Server) -> None:
         config.dynamic_batching.max_queue_delay_microseconds = server.delay_us
         if server.preferred is not None:
             config.dynamic_batching.preferred_batch_size[:] = server.preferred
+        if server.max_queue is not None:
+            config.dynamic_batching.default_queue_policy.max_queue_size = server.max_queue
         if not server.fused:
             config.ClearField("dynamic_batching")
         version = folder / name / "1"
