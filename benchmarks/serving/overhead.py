@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import click
@@ -85,8 +86,7 @@ def command(
 
 def measured(bundle: Path, venv: Path, server: Server, requests: int, rounds: int) -> list[dict[str, Any]]:
     """A row for every path, of all its rounds."""
-    times_ms: dict[str, list[float]] = {}
-    phases_ms: dict[str, list[Mapping[str, float]]] = {}
+    taken: dict[str, list[Round]] = {}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         answering = stack.enter_context(
             running(server, bundle, venv, Path(scratch) / "server", watched=True, shared_memory=True)
@@ -98,24 +98,46 @@ def measured(bundle: Path, venv: Path, server: Server, requests: int, rounds: in
                 served = name not in (STEADY, PAUSED)
                 if served:
                     inside.begin(ask)
-                pause_s = _pause_s(times_ms) if name == PAUSED else 0.0
-                times_ms.setdefault(name, []).extend(_timed(ask, requests, pause_s))
-                if served:
-                    phases_ms.setdefault(name, []).append(inside.end(ask))
-    return [row_of(server.backend, name, taken, phases_ms.get(name, ())) for name, taken in times_ms.items()]
+                times_ms = _timed(ask, requests, _pause_s(taken) if name == PAUSED else 0.0)
+                phases_ms = inside.end(ask) if served else {}
+                taken.setdefault(name, []).append(Round(times_ms=times_ms, phases_ms=phases_ms))
+    return [row_of(server.backend, name, found) for name, found in taken.items()]
 
 
-def row_of(
-    backend: str, path: str, times_ms: list[float], phases_ms: list[Mapping[str, float]] | tuple[()]
-) -> dict[str, Any]:
-    """Quantiles over all requests, and medians over the rounds of the phases inside the server."""
-    return {
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round of a path gave.
+
+    Attributes:
+        times_ms: of every request.
+        phases_ms: means inside the server, by phase; empty without a server.
+    """
+
+    times_ms: Sequence[float]
+    phases_ms: Mapping[str, float]
+
+    @property
+    def overhead_ms(self) -> float:
+        """Mean time of a request less the mean time that the network took for it in the server."""
+        return mean(self.times_ms) - self.phases_ms["compute"]
+
+
+def row_of(backend: str, path: str, rounds: Sequence[Round]) -> dict[str, Any]:
+    """Quantiles over all requests, and medians over the rounds of what is a mean in each."""
+    times_ms = [one for taken in rounds for one in taken.times_ms]
+    row = {
         "backend": backend,
         "path": path,
         "requests": len(times_ms),
         "p50_ms": median(times_ms),
         "p95_ms": float(np.quantile(times_ms, 0.95)),
-        "phases_ms": {name: median(one[name] for one in phases_ms) for name in dict(*phases_ms[:1])},
+    }
+    if not rounds[0].phases_ms:
+        return row
+    return {
+        **row,
+        "overhead_ms": median(one.overhead_ms for one in rounds),
+        "phases_ms": {name: median(one.phases_ms[name] for one in rounds) for name in rounds[0].phases_ms},
     }
 
 
@@ -130,9 +152,9 @@ def _timed(ask: Callable[[], Any], requests: int, pause_s: float) -> list[float]
     return times_ms
 
 
-def _pause_s(times_ms: Mapping[str, list[float]]) -> float:
+def _pause_s(taken: Mapping[str, Sequence[Round]]) -> float:
     """How long the network rests between two requests through the door."""
-    return max(median(times_ms[DOOR]) - median(times_ms[STEADY]), 0.0) / 1e3
+    return max(taken[DOOR][-1].overhead_ms, 0.0) / 1e3
 
 
 @contextmanager
@@ -182,16 +204,12 @@ def _message(inputs: Tensors) -> bytes:
 
 def show(result: dict[str, Any]) -> None:
     """Prints a table."""
-    phases = sorted({name for row in result["rows"] for name in row["phases_ms"]})
-    table = Table(title="One face, one request at a time; ms")
-    for column in ("backend", "path", "p50", "p95", *phases):
+    phases = next(row["phases_ms"] for row in result["rows"] if "phases_ms" in row)
+    table = Table(title="One face, one request at a time; ms. Overhead: all but the network's compute")
+    for column in ("backend", "path", "p50", "p95", "overhead", *phases):
         table.add_column(column, justify="left" if column in ("backend", "path") else "right")
     for row in result["rows"]:
-        table.add_row(
-            row["backend"],
-            row["path"],
-            f"{row['p50_ms']:.2f}",
-            f"{row['p95_ms']:.2f}",
-            *(f"{row['phases_ms'][name]:.2f}" if name in row["phases_ms"] else "" for name in phases),
-        )
-    Console(width=150).print(table)
+        inside = [row["overhead_ms"], *row["phases_ms"].values()] if "phases_ms" in row else []
+        cells = (f"{ms:.2f}" for ms in (row["p50_ms"], row["p95_ms"], *inside))
+        table.add_row(row["backend"], row["path"], *cells)
+    Console(width=160).print(table)

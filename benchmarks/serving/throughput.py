@@ -128,14 +128,8 @@ def swept(backend: str, threads: int) -> list[Server]:
         Server(name="waits 500 us", delay_us=500, **common),
         Server(name="waits 2 ms for 8", delay_us=2000, preferred=(8,), **common),
         Server(name="queue bounded at 64", max_queue=64, **common),
-        Server(name=f"{threads} instances", backend=backend, threads=1, instances=threads),
-        Server(
-            name=f"{threads} instances, batching off",
-            backend=backend,
-            threads=1,
-            instances=threads,
-            fused=False,
-        ),
+        Server(name="2 instances", instances=2, **common),
+        Server(name=f"{threads} instances of 1 thread", backend=backend, threads=1, instances=threads),
     ]
 
 
