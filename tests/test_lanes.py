@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from runtime.backends import create_backend, lanes
+from runtime.backends import create_backend, lanes, openvino
 from runtime.backends.base import Tensors
 from runtime.backends.fake import FakeBackend
 from runtime.backends.lanes import LanesBackend, create_for_batches
@@ -112,18 +112,38 @@ def test_networks_whose_bits_allow_it_run_in_lanes(monkeypatch: pytest.MonkeyPat
     with create_for_batches("ort-cpu", b"a network", threads=2):
         assert made == [("ort-cpu", b"a network", threads) for threads in (2, 1, 1)]
     made.clear()
-    with create_for_batches("openvino-bf16", b"a network", threads=2):
-        assert made == [("openvino-bf16", b"a network", 2)]
+    with create_for_batches("ort-cuda", b"a network", threads=2):
+        assert made == [("ort-cuda", b"a network", 2)]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_onnx_runtime_gives_the_same_bits(rows: int) -> None:
-    """What the server promises of ``ort-cpu``: its bits depend neither on threads nor on batches."""
-    model = open_bundle(default_bundle("public")).read("attributes")
-    faces = np.random.default_rng(0).integers(0, 256, (rows, 128, 128, 3), np.uint8)
+@pytest.mark.parametrize("name", ["ort-cpu", "openvino-fp32"])
+def test_pictures_have_the_same_bits_in_lanes(name: str, rows: int) -> None:
+    """What a server promises (docs/serving.md)."""
+    if name.startswith("openvino"):
+        pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[openvino]'")
+    model = open_bundle(default_bundle("public")).read("protect")
+    random = np.random.default_rng(0)
+    inputs = {
+        "faces": random.integers(0, 256, (rows, 128, 128, 3), np.uint8),
+        "attributes": random.integers(0, 2, (rows, 13)).astype(np.float32),
+        "strength": random.random((rows, 1), np.float32),
+        "injection": random.random((rows, 1), np.float32),
+    }
     with (
-        create_backend("ort-cpu", model, threads=2) as plain,
-        create_for_batches("ort-cpu", model, threads=2) as served,
+        create_backend(name, model, threads=2) as plain,
+        create_for_batches(name, model, threads=2) as served,
     ):
-        expected = plain.run({"faces": faces})["probabilities"]
-        np.testing.assert_array_equal(served.run({"faces": faces})["probabilities"], expected)
+        np.testing.assert_array_equal(served.run(inputs)["protected"], plain.run(inputs)["protected"])
+
+
+@pytest.mark.parametrize(("threads", "pinned"), [(1, False), (2, True)])
+def test_programs_that_divide_the_cores_are_not_pinned_to_the_same(
+    monkeypatch: pytest.MonkeyPatch, threads: int, pinned: bool
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[openvino]'")
+    monkeypatch.setattr(openvino.os, "sched_getaffinity", lambda _: {0, 1})
+    model = open_bundle(default_bundle("public")).read("attributes")
+    with openvino.OpenVinoBackend(model, threads=threads) as backend:
+        program = backend._programs[1].get_compiled_model()
+        assert program.get_property("ENABLE_CPU_PINNING") == pinned

@@ -14,8 +14,8 @@ from .base import Backend, Tensors, check_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Backends that gain by lanes (docs/serving.md), and whose bits depend neither on threads nor on batches.
-IN_LANES = ("ort-cpu",)
+# Backends that gain by lanes (docs/serving.md).
+IN_LANES = ("ort-cpu", "openvino-fp32", "openvino-bf16")
 
 # Each lane holds the network's weights once more, so there are few.
 _LANES = (4, 3, 2, 1)
