@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from runtime.serving.certificate_maker import CertificateMaker, EphemeralTls, Is
 from runtime.serving.certificates import ServerCertificates
 from runtime.serving.clients import ClientPolicy
 
+from .triton_fakes import HeldTriton
+
 TIMEOUT_S = 10.0
 SIDE_PX = 8
 CONTRACT = Contract(
@@ -37,21 +38,16 @@ MAKER = CertificateMaker("test CA", timedelta(days=30))
 CLERK = MAKER.issue("clerk", "client")
 
 
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Demands the run's own certificates. Answers at once, or when ``let_go`` is set; keeps the questions."""
+class FakeTriton(HeldTriton):
+    """Demands the run's own certificates, and keeps the questions."""
 
     def __init__(self, tls: EphemeralTls) -> None:
+        super().__init__()
         self._credentials = grpc.ssl_server_credentials(
             [(tls.server.key, tls.server.certificate)], root_certificates=tls.ca, require_client_auth=True
         )
         self.port = 0
-        self.let_go = threading.Event()
-        self.let_go.set()
-        self.arrived = threading.Semaphore(0)
-        self.cancelled = threading.Event()
         self.requests: list[Any] = []
-        self.remaining_s: list[float] = []
-        self.error: tuple[grpc.StatusCode, str] | None = None
         self.answer_bytes: int | None = None
         self.version = "1"
         self.start()
@@ -88,12 +84,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request, context):
         self.requests.append(request)
-        self.remaining_s.append(context.time_remaining())
-        context.add_callback(lambda: None if self.let_go.is_set() else self.cancelled.set())
-        self.arrived.release()
-        self.let_go.wait(20)
-        if self.error is not None:
-            context.abort(*self.error)
+        self.hold(context)
         raw = (255 - np.frombuffer(request.raw_input_contents[0], np.uint8)).tobytes()
         answer = service_pb2.ModelInferResponse(
             model_name="restore",

@@ -23,7 +23,6 @@ from runtime.serving.grpc_door import BATCHES_IN_FLIGHT, GrpcDoor
 from runtime.serving.grpc_options import SERVICE
 
 from .grpc_doors import (
-    MAX_BATCH,
     MODELS,
     TIMEOUT_S,
     FakeTriton,
@@ -37,42 +36,8 @@ from .grpc_doors import (
     in_background,
     in_memory,
     refused,
-    wait_until,
 )
-from .triton_fakes import manifest_of
-
-
-@pytest.fixture(scope="module")
-def one_fake() -> Iterator[FakeTriton]:
-    fake = FakeTriton()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
-def fake(one_fake: FakeTriton) -> Iterator[FakeTriton]:
-    one_fake.reset()
-    yield one_fake
-    one_fake.let_go.set()
-
-
-@pytest.fixture(scope="module")
-def one_door(one_fake: FakeTriton) -> Iterator[GrpcDoor]:
-    with door_to(one_fake, answer_s=3.0) as opened:
-        yield opened
-
-
-@pytest.fixture
-def door(one_door: GrpcDoor, fake: FakeTriton) -> GrpcDoor:
-    """The door to ``fake``, without shared memory, nothing in flight."""
-    wait_until(lambda: one_door._faces == 0)
-    return one_door
-
-
-@pytest.fixture(scope="module")
-def memory_door(one_fake: FakeTriton) -> Iterator[GrpcDoor]:
-    with door_to(one_fake, shared_memory=True) as opened:
-        yield opened
+from .triton_fakes import MAX_BATCH, manifest_of, wait_until
 
 
 def test_a_client_works_through_the_door(fake: FakeTriton, door: GrpcDoor) -> None:
