@@ -293,9 +293,9 @@ def passes(data: bytes) -> bool:
     except DecodeError:
         return False
     try:
-        check_known(request)
         entry = check_model(MODELS, request.model_name, request.model_version)
         check_infer(request, entry, MAX_BATCH, shared_memory=False)
+        check_known(request)
     except RefusedError:
         return False
     return True
