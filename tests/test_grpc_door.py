@@ -270,6 +270,30 @@ def test_a_server_that_does_not_answer_is_given_up(fake: FakeTriton) -> None:
         assert fake.cancelled.wait(TIMEOUT_S)
 
 
+def test_requests_that_do_not_arrive_are_given_up(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of them as there may be calls: others are served as soon as their time is over."""
+    monkeypatch.setattr("runtime.serving.grpc_door.CALLS_AT_ONCE", 4)
+    end = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        end.wait(TIMEOUT_S)
+        yield b""
+
+    with door_to(fake, receive_s=0.3) as door, channel_to(door) as channel:
+        send = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        held = [send.future(never(), timeout=TIMEOUT_S) for _ in range(4)]
+        for one in held:
+            assert refused(one.result) == (
+                Status.DEADLINE_EXCEEDED,
+                "the request did not arrive within 0.3 s",
+            )
+        end.set()
+        assert call(channel, honest().SerializeToString()) == fake.sent[-1]
+        found = refused(lambda: send(iter([]), timeout=TIMEOUT_S))
+    assert found == (Status.INVALID_ARGUMENT, "expected a message, found none")
+    assert len(fake.received) == 1
+
+
 def test_a_client_that_goes_is_cancelled_upstream(fake: FakeTriton, door: GrpcDoor) -> None:
     fake.let_go.clear()
     with channel_to(door) as channel:

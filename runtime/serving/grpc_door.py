@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+    Receiver = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], Awaitable[bytes]]
 
 # Batches of faces in flight; beyond, the door is busy. One is computed, the others wait.
 BATCHES_IN_FLIGHT = 3
@@ -50,6 +51,7 @@ class GrpcDoor(AsyncDoor):
         upstream: Triton's gRPC, ``host:port``.
         address: where to listen, ``host:port``; port 0 takes a free one, see ``port``.
         shared_memory: let clients on this machine pass tensors so.
+        receive_s: longest time for a request to arrive.
         answer_s: longest wait for Triton, if the client's deadline is not sooner.
         drain_s: how long closing waits for the requests in flight.
     """
@@ -62,6 +64,7 @@ class GrpcDoor(AsyncDoor):
         upstream: str,
         address: str,
         shared_memory: bool = False,
+        receive_s: float = 30.0,
         answer_s: float = 120.0,
         drain_s: float = 30.0,
     ) -> None:
@@ -69,7 +72,8 @@ class GrpcDoor(AsyncDoor):
         self.port = 0
         self._models, self._max_batch = dict(models), max_batch
         self._upstream, self._address = upstream, address
-        self._shared_memory, self._answer_s, self._drain_s = shared_memory, answer_s, drain_s
+        self._shared_memory = shared_memory
+        self._receive_s, self._answer_s, self._drain_s = receive_s, answer_s, drain_s
         self._faces, self._limit = 0, BATCHES_IN_FLIGHT * max_batch
 
     def _check_installed(self) -> None:
@@ -104,7 +108,10 @@ class GrpcDoor(AsyncDoor):
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                name: grpc.unary_unary_rpc_method_handler(_refusals_as_status(method))
+                # For clients this is no stream: one message looks the same on the wire.
+                name: grpc.stream_unary_rpc_method_handler(
+                    _refusals_as_status(_in_time(method, self._receive_s))
+                )
                 for name, method in methods.items()
             },
         )
@@ -156,14 +163,33 @@ class GrpcDoor(AsyncDoor):
             self._faces -= faces
 
 
-def _refusals_as_status(method: Method) -> Method:
+def _in_time(method: Method, receive_s: float) -> Receiver:
+    """Waits for a call's one message no longer than ``receive_s``; gRPC itself would wait for ever."""
+    import grpc.aio
+
+    async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
+        try:
+            async with asyncio.timeout(receive_s):
+                data = await context.read()
+        except TimeoutError as error:
+            raise RefusedError(
+                "DEADLINE_EXCEEDED", f"the request did not arrive within {receive_s:g} s"
+            ) from error
+        if data is grpc.aio.EOF:
+            raise RefusedError("INVALID_ARGUMENT", "expected a message, found none")
+        return await method(data, context)
+
+    return handle
+
+
+def _refusals_as_status(method: Receiver) -> Receiver:
     """What is refused, here or by Triton, as the call's status."""
     import grpc
     import grpc.aio
 
-    async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
         try:
-            return await method(data, context)
+            return await method(messages, context)
         except RefusedError as error:
             code, message = error.code, str(error)
         except grpc.aio.AioRpcError as error:
