@@ -311,9 +311,12 @@ def test_kills_cost_what_is_in_flight_and_an_update_is_recorded(
         record = served.audit()[-1]
         assert (record["model_version"], record["model_sha256"]) == ("2", hashlib.sha256(changed).hexdigest())
 
+        renewed = CertificateMaker("a CA of clients only", timedelta(days=1))
+        (served.files.folder / "clients.pem").write_bytes(renewed.ca.certificate)
         replace_restorer(bundle, b"no network, though its seal and hash are right")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for("no update, the old version goes on serving")
+        assert "no new certificate, the old one goes on: expected the same CAs of clients" in server.log()
         with served.connect() as restore:
             np.testing.assert_array_equal(restore(1), 255 - expected(1))
         assert served.audit()[-1]["model_sha256"] == hashlib.sha256(changed).hexdigest()
