@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -214,3 +215,49 @@ def authority_bundle(make_bundle: MakeBundle, key_file: Path) -> Bundle:
 
     sealed = seal_bundle_model(restore_bytes(), Secret.from_key(read_key_file(key_file)))
     return make_bundle("authority", models={"restore": sealed}, sealed=("restore",), demo=True)
+
+
+# The public gRPC door before a fake Triton; imported late, for those who have no tritonclient.
+
+
+@pytest.fixture(scope="module")
+def one_fake() -> Iterator[Any]:
+    from .grpc_doors import FakeTriton
+
+    fake = FakeTriton()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def fake(one_fake: Any) -> Iterator[Any]:
+    """A fake Triton of ``tests.grpc_doors`` that has received nothing yet."""
+    one_fake.reset()
+    yield one_fake
+    one_fake.let_go.set()
+
+
+@pytest.fixture(scope="module")
+def one_door(one_fake: Any) -> Iterator[Any]:
+    from .grpc_doors import door_to
+
+    with door_to(one_fake, answer_s=3.0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def door(one_door: Any, fake: Any) -> Any:
+    """The door to ``fake``, without shared memory, nothing in flight."""
+    from .triton_fakes import wait_until
+
+    wait_until(lambda: one_door._faces == 0)
+    return one_door
+
+
+@pytest.fixture(scope="module")
+def memory_door(one_fake: Any) -> Iterator[Any]:
+    """As ``door``, with shared memory."""
+    from .grpc_doors import door_to
+
+    with door_to(one_fake, shared_memory=True) as opened:
+        yield opened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from runtime.serving.certificate_maker import CertificateMaker, EphemeralTls, Is
 from runtime.serving.certificates import ServerCertificates
 from runtime.serving.clients import ClientPolicy
 
+from .triton_fakes import HeldTriton
+
 TIMEOUT_S = 10.0
 SIDE_PX = 8
 CONTRACT = Contract(
@@ -37,21 +38,16 @@ MAKER = CertificateMaker("test CA", timedelta(days=30))
 CLERK = MAKER.issue("clerk", "client")
 
 
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Demands the run's own certificates. Answers at once, or when ``let_go`` is set; keeps the questions."""
+class FakeTriton(HeldTriton):
+    """Demands the run's own certificates, and keeps the questions."""
 
     def __init__(self, tls: EphemeralTls) -> None:
+        super().__init__()
         self._credentials = grpc.ssl_server_credentials(
             [(tls.server.key, tls.server.certificate)], root_certificates=tls.ca, require_client_auth=True
         )
         self.port = 0
-        self.let_go = threading.Event()
-        self.let_go.set()
-        self.arrived = threading.Semaphore(0)
-        self.cancelled = threading.Event()
         self.requests: list[Any] = []
-        self.remaining_s: list[float] = []
-        self.error: tuple[grpc.StatusCode, str] | None = None
         self.answer_bytes: int | None = None
         self.version = "1"
         self.start()
@@ -88,12 +84,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request, context):
         self.requests.append(request)
-        self.remaining_s.append(context.time_remaining())
-        context.add_callback(lambda: None if self.let_go.is_set() else self.cancelled.set())
-        self.arrived.release()
-        self.let_go.wait(20)
-        if self.error is not None:
-            context.abort(*self.error)
+        self.hold(context)
         raw = (255 - np.frombuffer(request.raw_input_contents[0], np.uint8)).tobytes()
         answer = service_pb2.ModelInferResponse(
             model_name="restore",
@@ -112,13 +103,22 @@ def sha256_of(version: str) -> str:
     return "ab" * 32
 
 
+def server_certificates() -> ServerCertificates:
+    """New ones of a door for the clients of ``MAKER``."""
+    server = MAKER.issue("localhost", "server", ["localhost", "127.0.0.1"])
+    return ServerCertificates(server.certificate, server.key, MAKER.ca.certificate)
+
+
 @contextmanager
 def open_door(
-    path: Path, *, policy: ClientPolicy | None = None, **settings: Any
+    path: Path,
+    *,
+    policy: ClientPolicy | None = None,
+    certificates: Callable[[], ServerCertificates] | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[AuthorityDoor, FakeTriton, AuditLog]]:
     """A door for the clients of ``MAKER``, its fake Triton and its log."""
-    server = MAKER.issue("localhost", "server", ["localhost", "127.0.0.1"])
-    certificates = ServerCertificates(server.certificate, server.key, MAKER.ca.certificate)
+    own = server_certificates()
     tls = ephemeral_tls()
     fake = FakeTriton(tls)
     defaults = {"address": "127.0.0.1:0", "upstream": f"127.0.0.1:{fake.port}", "drain_s": 5.0}
@@ -128,7 +128,7 @@ def open_door(
             AuthorityDoor(
                 DoorSettings(**{**defaults, **settings}),
                 contract=CONTRACT,
-                certificates=certificates,
+                certificates=certificates or (lambda: own),
                 upstream_tls=tls,
                 sha256_of=sha256_of,
                 log=log,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,41 +10,31 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
-from runtime.serving.grpc_door import SERVICE, GrpcDoor
+from runtime.serving.grpc_door import GrpcDoor
+from runtime.serving.grpc_options import SERVICE
 
-from .triton_fakes import model, tensor
+from .triton_fakes import ECHO, MAX_BATCH, HeldTriton
 
 TIMEOUT_S = 10.0
-MAX_BATCH = 4
-ENTRY = model(
-    [tensor("faces", 2, 2, 3, dtype="uint8"), tensor("strength", 1)],
-    [tensor("protected", 2, 2, 3, dtype="uint8")],
-)
-MODELS = {"protect": ENTRY}
+MODELS = {"protect": ECHO}
 Status = grpc.StatusCode
 Request = service_pb2.ModelInferRequest
 
 
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers at once, or when ``let_go`` is set, with the faces as they came.
+class FakeTriton(HeldTriton):
+    """Answers with the faces as they came.
 
     Attributes:
         received: method and bytes of every call, in the order of their arrival.
         sent: the bytes of every answer.
-        error: what inferences are answered with instead.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.received: list[tuple[str, bytes]] = []
         self.sent: list[bytes] = []
-        self.remaining_s: list[float] = []
-        self.error: tuple[Status, str] | None = None
-        self.let_go = threading.Event()
-        self.arrived = threading.Semaphore(0)
-        self.cancelled = threading.Event()
-        self.reset()
         self._server = grpc.server(ThreadPoolExecutor(16))
         self._server.add_generic_rpc_handlers((_Bytes(self),))
         self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -67,12 +55,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._server.stop(0).wait()
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self.remaining_s.append(context.time_remaining())
-        context.add_callback(lambda: None if self.let_go.is_set() else self.cancelled.set())
-        self.arrived.release()
-        self.let_go.wait(TIMEOUT_S)
-        if self.error is not None:
-            context.abort(*self.error)
+        self.hold(context)
         answer = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         answer.outputs.add(name="protected", datatype="UINT8", shape=request.inputs[0].shape)
         answer.raw_output_contents.extend(request.raw_input_contents[:1])
@@ -82,7 +65,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         kinds = {"uint8": "UINT8", "float32": "FP32"}
         inputs, outputs = (
             [{"name": spec.name, "datatype": kinds[spec.dtype], "shape": spec.shape} for spec in specs]
-            for specs in (ENTRY.inputs, ENTRY.outputs)
+            for specs in (ECHO.inputs, ECHO.outputs)
         )
         return service_pb2.ModelMetadataResponse(name=request.name, inputs=inputs, outputs=outputs)
 
@@ -120,13 +103,6 @@ def door_to(fake: FakeTriton, **settings: Any) -> GrpcDoor:
             **settings,
         },
     )
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import shutil
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
+from runtime.manifest import MANIFEST_NAME, open_bundle
 from runtime.serving.certificate_maker import CertificateMaker
 from runtime.serving.endpoint import free_port
 from runtime.serving.environment import what_is_wrong
@@ -156,6 +159,23 @@ def authority_files(folder: Path) -> AuthorityFiles:
     known = (certificates / "ca.pem").read_bytes() + maker.ca.certificate
     (certificates / "clients.pem").write_bytes(known)
     return AuthorityFiles(certificates, folder / "audit.log", maker)
+
+
+def change_manifest(folder: Path, **fields: Any) -> None:
+    """Writes a bundle's manifest again with other fields."""
+    manifest = dataclasses.replace(open_bundle(folder).manifest, **fields)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def inverted(model: bytes, output: str) -> bytes:
+    """A network with every level of its pictures turned around."""
+    changed = onnx.load_from_string(model)
+    node = next(node for node in changed.graph.node if output in node.output)
+    node.output[0] = "before"
+    changed.graph.initializer.append(onnx.numpy_helper.from_array(np.uint8(255), "white"))
+    changed.graph.node.append(onnx.helper.make_node("Sub", ["white", "before"], [output]))
+    data: bytes = changed.SerializeToString()
+    return data
 
 
 def children(pid: int) -> dict[int, str]:

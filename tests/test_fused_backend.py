@@ -89,7 +89,7 @@ def started(model: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
         return backend
 
     monkeypatch.setenv("ERASABLEMASK_STUB_THREADS", "3")
-    monkeypatch.setattr(model, "create_backend", create)
+    monkeypatch.setattr(model, "create_for_batches", create)
     instance = model.TritonPythonModel()
     instance.initialize(
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import threading
@@ -14,13 +15,14 @@ from tritonclient.grpc import service_pb2
 
 from runtime.backends.retries import Failure
 from runtime.backends.triton import TritonServer
-from runtime.backends.triton_wire import failure_of
+from runtime.backends.triton_memory import Region
+from runtime.backends.triton_wire import MEMORY_PREFIX, failure_of
 from runtime.errors import MissingExtraError, ServingError
 from runtime.serving.grpc_checks import message_limit
-from runtime.serving.grpc_door import BATCHES_IN_FLIGHT, SERVICE, GrpcDoor
+from runtime.serving.grpc_door import BATCHES_IN_FLIGHT, GrpcDoor
+from runtime.serving.grpc_options import SERVICE
 
 from .grpc_doors import (
-    MAX_BATCH,
     MODELS,
     TIMEOUT_S,
     FakeTriton,
@@ -34,42 +36,8 @@ from .grpc_doors import (
     in_background,
     in_memory,
     refused,
-    wait_until,
 )
-from .triton_fakes import manifest_of
-
-
-@pytest.fixture(scope="module")
-def one_fake() -> Iterator[FakeTriton]:
-    fake = FakeTriton()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
-def fake(one_fake: FakeTriton) -> Iterator[FakeTriton]:
-    one_fake.reset()
-    yield one_fake
-    one_fake.let_go.set()
-
-
-@pytest.fixture(scope="module")
-def one_door(one_fake: FakeTriton) -> Iterator[GrpcDoor]:
-    with door_to(one_fake, answer_s=3.0) as opened:
-        yield opened
-
-
-@pytest.fixture
-def door(one_door: GrpcDoor, fake: FakeTriton) -> GrpcDoor:
-    """The door to ``fake``, without shared memory, nothing in flight."""
-    wait_until(lambda: one_door._faces == 0)
-    return one_door
-
-
-@pytest.fixture(scope="module")
-def memory_door(one_fake: FakeTriton) -> Iterator[GrpcDoor]:
-    with door_to(one_fake, shared_memory=True) as opened:
-        yield opened
+from .triton_fakes import MAX_BATCH, manifest_of, wait_until
 
 
 def test_a_client_works_through_the_door(fake: FakeTriton, door: GrpcDoor) -> None:
@@ -125,13 +93,65 @@ def test_honest_requests_and_answers_pass_as_they_are(fake: FakeTriton, door: Gr
 SHARED_MEMORY = [f"SystemSharedMemory{what}" for what in ("Status", "Register", "Unregister")]
 
 
-def test_shared_memory_passes_where_it_is_allowed(fake: FakeTriton, memory_door: GrpcDoor) -> None:
-    data = in_memory().SerializeToString()
+@pytest.fixture(scope="module")
+def region() -> Iterator[Region]:
+    """Shared memory of 64 bytes, as our client makes it."""
+    region = Region(64)
+    yield region
+    region.unlink()
+    region.close()
+
+
+def about_memory(method: str, region: Region, **changes: Any) -> bytes:
+    fields = {"name": region.name}
+    if method.endswith("Register") and not method.endswith("Unregister"):
+        fields |= {"key": region.key, "byte_size": 60, "offset": 4}
+    data: bytes = getattr(service_pb2, f"{method}Request")(**{**fields, **changes}).SerializeToString()
+    return data
+
+
+def test_shared_memory_passes_where_it_is_allowed(
+    fake: FakeTriton, memory_door: GrpcDoor, region: Region
+) -> None:
+    calls = [("ModelInfer", in_memory().SerializeToString())]
+    calls += [(method, about_memory(method, region)) for method in SHARED_MEMORY]
     with channel_to(memory_door) as channel:
-        assert call(channel, data) == fake.sent[-1]
-        for method in SHARED_MEMORY:
-            call(channel, b"", method)
-    assert fake.received == [("ModelInfer", data)] + [(method, b"") for method in SHARED_MEMORY]
+        for method, data in calls:
+            assert call(channel, data, method) == fake.sent[-1]
+    assert fake.received == calls
+
+
+SOMEBODY = f"{MEMORY_PREFIX}{'0' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("SystemSharedMemoryStatus", {"name": ""}, "expected a region named as in .*, found ''"),
+        ("SystemSharedMemoryUnregister", {"name": ""}, "expected a region named as in .*, found ''"),
+        ("SystemSharedMemoryUnregister", {"name": "psm_1"}, "named as in .*, found 'psm_1'"),
+        ("SystemSharedMemoryRegister", {"name": "x"}, "named as in .*, found 'x'"),
+        ("SystemSharedMemoryRegister", {"name": f"{SOMEBODY}\n"}, "named as in "),
+        ("SystemSharedMemoryRegister", {"key": "/other"}, "expected the key '/.*' for .*, found '/other'"),
+        ("SystemSharedMemoryRegister", {"key": f"/{SOMEBODY}"}, f"for this region, found '/{SOMEBODY}'"),
+        ("SystemSharedMemoryRegister", {"name": SOMEBODY, "key": f"/{SOMEBODY}"}, "64 bytes .*, found 0"),
+        ("SystemSharedMemoryRegister", {"byte_size": 61}, "expected 65 bytes of shared memory .*, found 64"),
+        ("SystemSharedMemoryRegister", {"offset": 2**64 - 1}, "expected 18446744073709551675 bytes"),
+    ],
+)
+def test_only_memory_that_clients_made_for_this_can_be_named(
+    fake: FakeTriton,
+    memory_door: GrpcDoor,
+    region: Region,
+    method: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    with channel_to(memory_door) as channel:
+        code, found = refused(lambda: call(channel, about_memory(method, region, **changes), method))
+    assert code == Status.INVALID_ARGUMENT
+    assert re.search(message, found), found
+    assert not fake.received
 
 
 @pytest.mark.parametrize(
@@ -248,6 +268,30 @@ def test_a_server_that_does_not_answer_is_given_up(fake: FakeTriton) -> None:
     with door_to(fake, answer_s=0.2) as door, channel_to(door) as channel:
         assert refused(lambda: call(channel, honest().SerializeToString()))[0] == Status.DEADLINE_EXCEEDED
         assert fake.cancelled.wait(TIMEOUT_S)
+
+
+def test_requests_that_do_not_arrive_are_given_up(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of them as there may be calls: others are served as soon as their time is over."""
+    monkeypatch.setattr("runtime.serving.grpc_door.CALLS_AT_ONCE", 4)
+    end = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        end.wait(TIMEOUT_S)
+        yield b""
+
+    with door_to(fake, receive_s=0.3) as door, channel_to(door) as channel:
+        send = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        held = [send.future(never(), timeout=TIMEOUT_S) for _ in range(4)]
+        for one in held:
+            assert refused(one.result) == (
+                Status.DEADLINE_EXCEEDED,
+                "the request did not arrive within 0.3 s",
+            )
+        end.set()
+        assert call(channel, honest().SerializeToString()) == fake.sent[-1]
+        found = refused(lambda: send(iter([]), timeout=TIMEOUT_S))
+    assert found == (Status.INVALID_ARGUMENT, "expected a message, found none")
+    assert len(fake.received) == 1
 
 
 def test_a_client_that_goes_is_cancelled_upstream(fake: FakeTriton, door: GrpcDoor) -> None:

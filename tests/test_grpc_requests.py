@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from runtime.serving.grpc_checks import RefusedError, check_infer, check_known, 
 from runtime.serving.grpc_door import GrpcDoor
 
 from .grpc_doors import (
-    MAX_BATCH,
     MODELS,
     FakeTriton,
     Request,
@@ -24,36 +23,11 @@ from .grpc_doors import (
     call,
     changed,
     channel_to,
-    door_to,
     honest,
     in_memory,
     refused,
 )
-
-
-@pytest.fixture(scope="module")
-def one_fake() -> Iterator[FakeTriton]:
-    fake = FakeTriton()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
-def fake(one_fake: FakeTriton) -> FakeTriton:
-    one_fake.reset()
-    return one_fake
-
-
-@pytest.fixture(scope="module")
-def door(one_fake: FakeTriton) -> Iterator[GrpcDoor]:
-    with door_to(one_fake) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def memory_door(one_fake: FakeTriton) -> Iterator[GrpcDoor]:
-    with door_to(one_fake, shared_memory=True) as opened:
-        yield opened
+from .triton_fakes import MAX_BATCH
 
 
 def shape(index: int, *lengths: int) -> bytes:
@@ -319,9 +293,9 @@ def passes(data: bytes) -> bool:
     except DecodeError:
         return False
     try:
-        check_known(request)
         entry = check_model(MODELS, request.model_name, request.model_version)
         check_infer(request, entry, MAX_BATCH, shared_memory=False)
+        check_known(request)
     except RefusedError:
         return False
     return True

@@ -22,17 +22,12 @@ from runtime.errors import ServingError
 from runtime.serving.http_checks import RefusedError, body_limit, check_infer
 from runtime.serving.http_door import HttpDoor
 
-from .triton_fakes import FakeTriton, manifest_of, model, tensor
+from .triton_fakes import ECHO, MAX_BATCH, FakeTriton, manifest_of, wait_until
 
-MAX_BATCH = 4
-ENTRY = model(
-    [tensor("faces", 2, 2, 3, dtype="uint8"), tensor("strength", 1)],
-    [tensor("protected", 2, 2, 3, dtype="uint8")],
-)
-LIMIT = body_limit(ENTRY, MAX_BATCH)
+LIMIT = body_limit(ECHO, MAX_BATCH)
 INFER = "/v2/models/protect/infer"
 LENGTH = "Inference-Header-Content-Length"
-NETWORK = {"protect": (ENTRY, lambda inputs: {"protected": inputs["faces"]})}
+NETWORK = {"protect": (ECHO, lambda inputs: {"protected": inputs["faces"]})}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +39,7 @@ def fake() -> Iterator[FakeTriton]:
 @pytest.fixture(scope="module")
 def door(fake: FakeTriton) -> Iterator[HttpDoor]:
     with HttpDoor(
-        {"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=0, receive_s=1
+        {"protect": ECHO}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=0, receive_s=1
     ) as opened:
         yield opened
 
@@ -92,7 +87,7 @@ def honest_binary(rows: int = 2) -> tuple[dict[str, Any], bytes]:
 
 def test_a_client_works_through_the_door(fake: FakeTriton, door: HttpDoor) -> None:
     server = TritonServer(url=f"http://127.0.0.1:{door.port}")
-    with server.connect("protect", manifest_of({"protect": ENTRY}, max_batch=MAX_BATCH)) as backend:
+    with server.connect("protect", manifest_of({"protect": ECHO}, max_batch=MAX_BATCH)) as backend:
         faces = np.arange(60, dtype=np.uint8).reshape(5, 2, 2, 3)
         found = backend.run({"faces": faces, "strength": np.ones((5, 1), np.float32)})
     assert (found["protected"] == faces).all()
@@ -326,7 +321,7 @@ def test_whatever_is_put_anywhere_is_refused_or_means_what_it_says(data: st.Data
     path = data.draw(st.sampled_from(places(honest())))
     request = changed(path, data.draw(Json))
     try:
-        check_infer(json.dumps(request).encode(), None, ENTRY, MAX_BATCH)
+        check_infer(json.dumps(request).encode(), None, ECHO, MAX_BATCH)
     except RefusedError:
         return
     shapes = {}
@@ -342,7 +337,7 @@ def test_whatever_is_put_anywhere_is_refused_or_means_what_it_says(data: st.Data
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_do_anything_but_be_refused(body: bytes, length: int | None) -> None:
     with pytest.raises(RefusedError):
-        check_infer(body, length, ENTRY, MAX_BATCH)
+        check_infer(body, length, ECHO, MAX_BATCH)
 
 
 @given(data=st.data())
@@ -364,17 +359,10 @@ def test_no_damaged_request_reaches_the_server(fake: FakeTriton, door: HttpDoor,
         }
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_closing_waits_for_requests_in_flight(fake: FakeTriton) -> None:
     fake.pause_s = 0.5
     try:
-        door = HttpDoor({"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=0)
+        door = HttpDoor({"protect": ECHO}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=0)
         door.start()
         found: list[int] = []
         thread = threading.Thread(target=lambda: found.append(send(door, honest())[0]))
@@ -402,7 +390,7 @@ def test_a_server_that_is_not_there_is_said(fake: FakeTriton) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    with HttpDoor({"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=port, port=0) as door:
+    with HttpDoor({"protect": ECHO}, max_batch=MAX_BATCH, upstream_port=port, port=0) as door:
         status, content = send(door, honest())
     assert (status, "cannot be reached" in json.loads(content)["error"]) == (502, True)
 
@@ -411,7 +399,7 @@ def test_a_server_that_does_not_answer_is_given_up(fake: FakeTriton) -> None:
     fake.pause_s = 0.5
     try:
         with HttpDoor(
-            {"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=0, answer_s=0.1
+            {"protect": ECHO}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=0, answer_s=0.1
         ) as door:
             assert send(door, honest())[0] == 504
     finally:
@@ -433,7 +421,7 @@ def test_too_many_large_bodies_are_busy(door: HttpDoor, monkeypatch: pytest.Monk
 def test_a_port_that_cannot_be_had_is_an_error(fake: FakeTriton, door: HttpDoor, port: int | None) -> None:
     """None stands for one that is taken."""
     other = HttpDoor(
-        {"protect": ENTRY}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=port or door.port
+        {"protect": ECHO}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=port or door.port
     )
     with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{port or door.port}: .*another port"):
         other.start()

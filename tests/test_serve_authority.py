@@ -22,14 +22,13 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from runtime.authority import load_secret, seal_bundle_model, unseal_model
 from runtime.backends import create_backend
-from runtime.manifest import MANIFEST_NAME, open_bundle, sha256_of
+from runtime.manifest import open_bundle, sha256_of
 from runtime.serving.certificate_maker import CertificateMaker
 from runtime.shipped import default_bundle
 from tests.doors import records, refused
@@ -39,9 +38,11 @@ from tests.serving import (
     AuthorityFiles,
     Running,
     authority_files,
+    change_manifest,
     children,
     erasablemask,
     files_holding,
+    inverted,
     is_running,
     serving,
     skip_without_server,
@@ -111,11 +112,6 @@ def bundle(tmp_path: Path) -> Path:
     shutil.copytree(default_bundle("authority"), folder)
     change_manifest(folder, max_batch=4)
     return folder
-
-
-def change_manifest(folder: Path, **fields: Any) -> None:
-    manifest = dataclasses.replace(open_bundle(folder).manifest, **fields)
-    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +302,7 @@ def test_kills_cost_what_is_in_flight_and_an_update_is_recorded(
         assert outcomes.count("restored") == answered + 1
         assert "failed" in outcomes
 
-        changed = inverted(restorer)
+        changed = inverted(restorer, "restored")
         replace_restorer(bundle, changed)
         server.process.send_signal(signal.SIGHUP)
         server.wait_for("updated: restore 2")
@@ -315,9 +311,12 @@ def test_kills_cost_what_is_in_flight_and_an_update_is_recorded(
         record = served.audit()[-1]
         assert (record["model_version"], record["model_sha256"]) == ("2", hashlib.sha256(changed).hexdigest())
 
+        renewed = CertificateMaker("a CA of clients only", timedelta(days=1))
+        (served.files.folder / "clients.pem").write_bytes(renewed.ca.certificate)
         replace_restorer(bundle, b"no network, though its seal and hash are right")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for("no update, the old version goes on serving")
+        assert "no new certificate, the old one goes on: expected the same CAs of clients" in server.log()
         with served.connect() as restore:
             np.testing.assert_array_equal(restore(1), 255 - expected(1))
         assert served.audit()[-1]["model_sha256"] == hashlib.sha256(changed).hexdigest()
@@ -370,16 +369,6 @@ def replace_restorer(folder: Path, data: bytes) -> None:
     change_manifest(
         folder, models={**models, "restore": dataclasses.replace(entry, sha256=sha256_of(sealed))}
     )
-
-
-def inverted(data: bytes) -> bytes:
-    """``restore`` with every level of its output turned around."""
-    model = onnx.load_from_string(data)
-    node = next(node for node in model.graph.node if "restored" in node.output)
-    node.output[0] = "before"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.uint8(255), "white"))
-    model.graph.node.append(onnx.helper.make_node("Sub", ["white", "before"], ["restored"]))
-    return model.SerializeToString()
 
 
 def test_erasures_in_flight_are_finished_before_the_end(

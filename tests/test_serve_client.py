@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2_grpc as services
 from export.faces import synthetic_faces
 from runtime.backends import create_backend
 from runtime.backends.triton import TritonServer
+from runtime.backends.triton_wire import MEMORY_PREFIX
 from runtime.cli import main
 from runtime.errors import BackendError
 from runtime.manifest import Bundle, open_bundle
@@ -207,6 +208,7 @@ VANISHING = """
 import sys, threading, time
 from tests.test_serve_client import inputs_of
 from runtime.backends.triton import TritonServer
+from runtime.backends.triton_wire import MEMORY_PREFIX
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
 server = TritonServer(url=sys.argv[1], shared_memory=sys.argv[2] == "True")
@@ -220,7 +222,7 @@ print("sent", flush=True)
 
 def test_a_client_that_vanishes_does_no_harm(server: TritonServer, still_serves: Callable[[], None]) -> None:
     """Killed while the server works on its 64 faces; nothing of its memory is left on the host."""
-    before = {path.name for path in Path("/dev/shm").glob("psm_*")}
+    before = {path.name for path in Path("/dev/shm").glob(f"{MEMORY_PREFIX}*")}
     client = subprocess.Popen(
         [sys.executable, "-c", VANISHING, server.url, str(server.shared_memory)],
         stdout=subprocess.PIPE,
@@ -231,7 +233,7 @@ def test_a_client_that_vanishes_does_no_harm(server: TritonServer, still_serves:
     client.send_signal(signal.SIGKILL)
     client.wait()
     still_serves()
-    assert {path.name for path in Path("/dev/shm").glob("psm_*")} <= before
+    assert {path.name for path in Path("/dev/shm").glob(f"{MEMORY_PREFIX}*")} <= before
 
 
 def test_another_clients_bad_batch_is_fused_with_nothing(running: Running, bundle: Bundle) -> None:

@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
 from runtime.backends import create_backend
-from runtime.manifest import MANIFEST_NAME, open_bundle, sha256_of
+from runtime.manifest import open_bundle, sha256_of
 from runtime.shipped import default_bundle
 from tests.serving import (
     THREADS,
     Running,
+    change_manifest,
     children,
     client,
     erasablemask,
     face_inputs,
+    inverted,
     is_running,
     protect,
     serving,
@@ -62,11 +63,6 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-def change_manifest(folder: Path, **fields: Any) -> None:
-    manifest = dataclasses.replace(open_bundle(folder).manifest, **fields)
-    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-
-
 def replace_model(folder: Path, name: str, data: bytes) -> None:
     """Another network with its right hash, as a new export would bring."""
     entry = open_bundle(folder).manifest.models[name]
@@ -76,16 +72,6 @@ def replace_model(folder: Path, name: str, data: bytes) -> None:
         name: dataclasses.replace(entry, sha256=sha256_of(data)),
     }
     change_manifest(folder, models=models)
-
-
-def inverted(data: bytes) -> bytes:
-    """``protect`` with every level of its output turned around."""
-    model = onnx.load_from_string(data)
-    node = next(node for node in model.graph.node if "protected" in node.output)
-    node.output[0] = "before"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.uint8(255), "white"))
-    model.graph.node.append(onnx.helper.make_node("Sub", ["white", "before"], ["protected"]))
-    return model.SerializeToString()
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +315,7 @@ def test_updates_are_served_if_they_prove_well(tmp_path: Path, bundle: Path, exp
         (workplace,) = server.repository().glob("protect")
         assert sorted(path.name for path in workplace.iterdir() if path.is_dir()) == ["1", "configs"]
 
-        replace_model(bundle, "protect", inverted(good))
+        replace_model(bundle, "protect", inverted(good, "protected"))
         update("updated: protect 2")
         version, answer = version_and_answer()
         assert version == "2"

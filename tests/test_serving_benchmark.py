@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ import pytest
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[bench]'")
 import uvicorn
 
+from benchmarks.serving import inside, overhead
+from benchmarks.serving.inside import Inside, upstream_url
+from benchmarks.serving.overhead import Round
 from benchmarks.serving.perf_analyzer import Load, LoadError, find, measure, read_table
 from benchmarks.serving.plain_server import application
 from benchmarks.serving.served import Server, write_repository
@@ -125,9 +130,12 @@ def test_the_compared_repositories_differ_in_what_is_compared(tmp_path: Path) ->
     fused = config("fused", Server(name="fused"))
     single = config("single", Server(name="single", fused=False))
     waiting = config("waiting", Server(name="waiting", delay_us=500, instances=2))
+    bounded = config("bounded", Server(name="bounded", max_queue=64, preferred=(8,)))
     assert fused.HasField("dynamic_batching")
     assert not single.HasField("dynamic_batching")
     assert waiting.dynamic_batching.max_queue_delay_microseconds == 500
+    assert bounded.dynamic_batching.default_queue_policy.max_queue_size == 64
+    assert list(bounded.dynamic_batching.preferred_batch_size) == [8]
     assert (fused.instance_group[0].count, waiting.instance_group[0].count) == (1, 2)
     single.dynamic_batching.CopyFrom(fused.dynamic_batching)
     assert single == fused
@@ -141,6 +149,87 @@ def test_a_row_is_the_median_of_the_rounds() -> None:
     row = row_of(Server(name="s"), list(zip(loads, (1.0, 2.0, 4.0), strict=True)))
     assert (row["faces_per_s"], row["faces_per_s_range"], row["mean_batch"]) == (20.0, [10.0, 50.0], 2.0)
     assert row["client_ms"] == {"p50": 5.0}
+
+
+def test_overhead_is_all_that_the_network_does_not_take() -> None:
+    """Means of 8 and 10 ms less 6 and 7 ms: 2 and 3 ms, so 2.5."""
+    rounds = [
+        Round(times_ms=[7.0, 9.0], phases_ms={"queue": 0.5, "compute": 6.0}),
+        Round(times_ms=[10.0, 10.0], phases_ms={"queue": 0.1, "compute": 7.0}),
+    ]
+    row = overhead.row_of("ort-cpu", "door", rounds)
+    assert (row["overhead_ms"], row["p50_ms"], row["requests"]) == (2.5, 9.5, 4)
+    assert row["phases_ms"] == {"queue": pytest.approx(0.3), "compute": 6.5}
+    alone = overhead.row_of("ort-cpu", "network alone", [Round(times_ms=[5.0], phases_ms={})])
+    assert alone.keys() == {"backend", "path", "requests", "p50_ms", "p95_ms"}
+
+
+class Told:
+    """A server whose statistics and metrics grow by what one request took."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.metrics = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
+        threading.Thread(target=self.metrics.serve_forever, daemon=True).start()
+        self.metrics_port = self.metrics.server_port
+
+    def ask(self) -> None:
+        self.requests += 1
+
+    def statistics(self) -> dict[str, Any]:
+        phases = {"queue": 1, "compute_input": 2, "compute_infer": 3, "compute_output": 4}
+        times = {name: {"ns": str(1_000_000 * ms * self.requests)} for name, ms in phases.items()}
+        return {"inference_stats": {**times, "success": {"count": str(self.requests)}}}
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        told = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                lines = ['erasablemask_stage_seconds_total{model="attributes",stage="compute"} 99']
+                lines += [f'erasablemask_batches_total{{model="protect"}} {2 * told.requests}']
+                for stage, seconds in (("gather", 0.001), ("compute", 0.004), ("split", 0.002)):
+                    name = f'erasablemask_stage_seconds_total{{model="protect",stage="{stage}"}}'
+                    lines += [f"{name} {seconds * told.requests}"]
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write("\n".join(lines).encode())
+
+            def log_message(self, *_: object) -> None:
+                """Not on stderr."""
+
+        return Handler
+
+
+def test_a_servers_phases_are_means_over_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton counts requests, the network's process batches, of which this one has two for every request."""
+    monkeypatch.setattr(inside, "_REPORTED_S", 0.0)
+    told = Told()
+    counting = Inside(told)
+    counting.begin(told.ask)
+    for _ in range(5):
+        told.ask()
+    assert counting.end(told.ask) == pytest.approx(
+        {"queue": 1, "compute_input": 2, "compute_infer": 3, "compute_output": 4}
+        | {"gather": 0.5, "compute": 2.0, "split": 1.0}
+    )
+    told.metrics.shutdown()
+
+
+def test_a_server_without_metrics_tells_nothing_of_its_inside() -> None:
+    with pytest.raises(ValueError, match="expected a server with metrics, found one without"):
+        Inside(SimpleNamespace(metrics_port=None))
+
+
+def test_triton_is_found_below_its_supervisor() -> None:
+    code = "import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, "--grpc-address=127.0.0.1", "--grpc-port=7"]) as child:
+        try:
+            assert upstream_url(os.getpid()) == "127.0.0.1:7"
+        finally:
+            child.kill()
+    with pytest.raises(ValueError, match=r"expected Triton below process \d+, found none"):
+        upstream_url(os.getpid())
 
 
 def test_growth_is_a_slope_after_the_warm_up() -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,178 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.closing import Closing
 from runtime.errors import ServingError
-from runtime.manifest import ModelFile, TensorSpec
 from runtime.serving.admin import TritonBusyError
 from runtime.serving.probe import check_well, infer_once
 from runtime.serving.process import ServerProcess
 from runtime.serving.repository import ServedModel
-from runtime.serving.settings import ServerSettings
-from runtime.serving.staging import StagedRepository
-from runtime.serving.supervisor import Supervisor
 from tests.serving import is_running
 
-ENTRY = ModelFile(
-    path="x",
-    sha256="",
-    inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 2)),),
-    outputs=(TensorSpec(name="y", dtype="float32", shape=(-1, 3)),),
-)
-GOOD = {"y": np.zeros((1, 3), np.float32)}
-
-
-class FakeProcess:
-    """A server that lives until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.exit: int | None = None
-        self.signals: list[signal.Signals] = []
-        self.deaf = False
-        self.children = {1: "protect", 2: "attributes"}
-        self.ended = False
-        self.hidden = 0
-
-    def status(self) -> int | None:
-        return self.exit
-
-    def wait(self, timeout_s: float) -> int | None:
-        return self.exit
-
-    def send(self, number: signal.Signals) -> None:
-        self.signals.append(number)
-        if not self.deaf:
-            self.exit = 0
-
-    def end(self) -> int:
-        self.ended = True
-        self.exit = 137 if self.exit is None else self.exit
-        return self.exit
-
-    def stubs(self) -> dict[int, str]:
-        return dict(self.children)
-
-    def kill_stubs(self, model: str) -> None:
-        self.children = {pid: name for pid, name in self.children.items() if name != model}
-
-    def hide_memory(self) -> None:
-        self.hidden += 1
-
-    def last_errors(self) -> str:
-        return "the last error"
-
-
-class FakeServer:
-    """Answers inferences; what fails, and what the supervisor asked for, is in the attributes."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.broken: set[str] = set()
-        self.mended_by_load = True
-        self.bad_versions: set[str] = set()
-        self.on_infer: Callable[[], None] = lambda: None
-
-    def is_ready(self) -> bool:
-        return True
-
-    def load(self, model: str, *, timeout_s: float) -> None:
-        self.calls.append(f"load {model}")
-        if self.mended_by_load:
-            self.broken.discard(model)
-
-    def unload(self, model: str, *, timeout_s: float) -> None:
-        self.calls.append(f"unload {model}")
-
-    def infer(
-        self, model: str, inputs: Mapping[str, NDArray], *, timeout_s: float, version: str = ""
-    ) -> dict[str, NDArray]:
-        self.on_infer()
-        if model in self.broken or version in self.bad_versions:
-            raise ServingError(f"{model} is broken")
-        return GOOD
-
-    def completed(self, model: str) -> int:
-        return 0
-
-
-class FakeDoor(Closing):
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
-        log.append("open")
-
-    def close(self) -> None:
-        self.log.append("close")
-
-
-class Scene:
-    """A supervisor in a thread, and what it works with."""
-
-    def __init__(self, folder: Path, **times: Any) -> None:
-        self.settings = ServerSettings(
-            role="public",
-            bundle=Path("b"),
-            **{
-                "probe_interval_s": 0.05,
-                "probe_timeout_s": 0.05,
-                "backoff_s": 0.02,
-                "backoff_max_s": 0.05,
-                "start_timeout_s": 0.5,
-                "drain_s": 0.05,
-                **times,
-            },
-        )
-        self.models = {
-            name: ServedModel(entry=ENTRY, configs={"config.pbtxt": ""}, files={"model.onnx": b"1"})
-            for name in ("protect", "attributes")
-        }
-        self.repository = StagedRepository(folder / "models", self.models)
-        self.processes: list[FakeProcess] = []
-        self.server = FakeServer()
-        self.events: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
-        self.door_log: list[str] = []
-        self.next_process: Callable[[], FakeProcess] = FakeProcess
-        self.result: Any = None
-
-    def launch(self) -> FakeProcess:
-        self.processes.append(self.next_process())
-        return self.processes[-1]
-
-    def start(self) -> None:
-        supervisor = Supervisor(
-            self.settings,
-            repository=self.repository,
-            launch=self.launch,
-            server=self.server,
-            reopen=lambda: self.models,
-            doors=[lambda: FakeDoor(self.door_log)],
-            events=self.events,
-        )
-
-        def run() -> None:
-            try:
-                self.result = supervisor.run()
-            except ServingError as error:
-                self.result = error
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-
-    def wait_for(self, holds: Callable[[], bool]) -> None:
-        until = time.monotonic() + 5
-        while not holds():
-            assert time.monotonic() < until
-            time.sleep(0.005)
-
-    def ready(self) -> None:
-        self.start()
-        self.wait_for(lambda: self.door_log == ["open"])
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> Any:
-        self.events.put(number)
-        self.thread.join(5)
-        assert not self.thread.is_alive()
-        assert all(process.ended for process in self.processes)
-        return self.result
+from .supervisor_fakes import ENTRY, FakeProcess, FakeServer, Scene
 
 
 @pytest.fixture
@@ -346,6 +179,21 @@ def test_a_bad_update_is_taken_back_for_every_model(scene: Scene, caplog: pytest
     assert "no update, the old version goes on serving: protect is broken" in caplog.text
 
 
+@pytest.mark.parametrize("bad", [False, True])
+def test_an_update_also_renews_what_the_doors_have_of_files(
+    scene: Scene, caplog: pytest.LogCaptureFixture, bad: bool
+) -> None:
+    """One that fails does not keep the models from being updated."""
+    scene.ready()
+    scene.bad_certificate = bad
+    new_weights(scene)
+    scene.events.put(signal.SIGHUP)
+    scene.wait_for(lambda: folders(scene) == ["attributes/2", "protect/2"])
+    assert scene.end() == 0
+    assert scene.renewals == 1
+    assert ("no new certificate, the old one goes on: it has expired" in caplog.text) == bad
+
+
 # Probes.
 
 
@@ -428,6 +276,27 @@ def test_a_process_is_heard_signalled_and_cleaned_up_after() -> None:
     finally:
         assert process.end() == 7
     assert not region.exists()
+
+
+def test_the_processes_of_models_are_found_and_watched(tmp_path: Path) -> None:
+    stub = tmp_path / "protect" / "1" / "model.py"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("import time\ntime.sleep(60)\n")
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, {str(stub)!r}])\n"
+    process = ServerProcess([sys.executable, "-c", code], variables={}, memory_prefix="erasablemask-none-")
+    try:
+        until = time.monotonic() + 10
+        while "protect" not in process.stubs().values() and time.monotonic() < until:
+            time.sleep(0.02)
+        (pid,) = process.stubs()
+        assert process.stubs() == {pid: "protect"}
+        assert process.lives(pid)
+        process.kill_stubs("protect")
+        while process.lives(pid) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not process.lives(pid)
+    finally:
+        process.end()
 
 
 def test_a_killed_process_has_a_shells_status() -> None:

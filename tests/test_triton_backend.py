@@ -15,6 +15,7 @@ import pytest
 from runtime.backends import Backend, create_backend
 from runtime.backends.retries import BUSY_ATTEMPTS, Failure, TransportError, with_retries
 from runtime.backends.triton import TritonBackend, TritonServer
+from runtime.backends.triton_wire import MEMORY_PREFIX
 from runtime.errors import BackendError, BundleError
 
 from .triton_fakes import FakeTriton, manifest_of, model, tensor
@@ -54,7 +55,7 @@ def pair(rows: int) -> dict[str, np.ndarray]:
 
 
 def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("psm_")}
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(MEMORY_PREFIX)}
 
 
 def test_named_tensors_come_back(fake: FakeTriton, way: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Semaphore, Thread
 from typing import Any, Self
 
 import grpc
@@ -52,6 +52,50 @@ def manifest_of(models: dict[str, ModelFile], *, max_batch: int = 8) -> Manifest
         terms="tests only",
         models=models,
     )
+
+
+# A network that gives back its faces, for the tests of doors.
+ECHO = model(
+    [tensor("faces", 2, 2, 3, dtype="uint8"), tensor("strength", 1)],
+    [tensor("protected", 2, 2, 3, dtype="uint8")],
+)
+MAX_BATCH = 4
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class HeldTriton(services.GRPCInferenceServiceServicer):
+    """What doors are tested before: its inferences are answered when the test says so.
+
+    Attributes:
+        let_go: set, as from the start on, inferences are answered at once.
+        arrived: one more for every inference.
+        cancelled: an inference's client was gone before it was let go.
+        remaining_s: each inference's deadline.
+        error: what inferences are answered with instead.
+    """
+
+    def __init__(self) -> None:
+        self.let_go = Event()
+        self.let_go.set()
+        self.arrived = Semaphore(0)
+        self.cancelled = Event()
+        self.remaining_s: list[float] = []
+        self.error: tuple[grpc.StatusCode, str] | None = None
+
+    def hold(self, context: grpc.ServicerContext) -> None:
+        """Waits until an inference may be answered; raises if it is to be an error."""
+        self.remaining_s.append(context.time_remaining())
+        context.add_callback(lambda: None if self.let_go.is_set() else self.cancelled.set())
+        self.arrived.release()
+        self.let_go.wait(20)
+        if self.error is not None:
+            context.abort(*self.error)
 
 
 class FakeTriton:

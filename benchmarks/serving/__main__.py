@@ -8,6 +8,7 @@ from runtime.lazy_group import LazyGroup
 
 COMMANDS = {
     "throughput": "Fused batches against peers, from 1 to 64 requests at a time.",
+    "overhead": "What one face waits for besides its network.",
     "soak": "A server under load for a while: does it grow, slow down or fail?",
 }
 

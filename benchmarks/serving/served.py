@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.manifest import open_bundle
+from runtime.serving.endpoint import free_port
 from runtime.serving.repository import configurations
 from runtime.serving.triton_config import ONNX
 
@@ -34,6 +34,7 @@ class Server:
         fused: whether requests are fused into batches.
         delay_us: how long a batch may wait for more.
         preferred: batch sizes that Triton prefers; None: as the configurations that are shipped.
+        max_queue: requests that may wait in Triton; None: as the configurations that are shipped.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Server:
     fused: bool = True
     delay_us: int = 0
     preferred: tuple[int, ...] | None = None
+    max_queue: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,37 +57,55 @@ class Running:
         process: of the server, or of what supervises it.
         url: ``host:port``.
         protocol: ``grpc`` or ``http``.
+        metrics_port: None: there are none.
     """
 
     server: Server
     process: subprocess.Popen[bytes]
     url: str
     protocol: str
+    metrics_port: int | None = None
+
+    def statistics(self) -> dict[str, Any]:
+        """The protocol's, of the network."""
+        with _client(self) as client:
+            if self.protocol == "http":
+                answer = client.get_inference_statistics(MODEL)
+            else:
+                answer = client.get_inference_statistics(MODEL, as_json=True)
+        found: dict[str, Any] = answer["model_stats"][0]
+        return found
 
     def counts(self) -> tuple[int, int]:
         """Faces and executions of the network so far."""
-        with _client(self) as client:
-            if self.protocol == "http":
-                stats = client.get_inference_statistics(MODEL)["model_stats"][0]
-            else:
-                stats = client.get_inference_statistics(MODEL, as_json=True)["model_stats"][0]
+        stats = self.statistics()
         return int(stats.get("inference_count", 0)), int(stats.get("execution_count", 0))
 
 
 @contextmanager
-def running(server: Server, bundle: Path, environment: Path, folder: Path) -> Iterator[Running]:
+def running(
+    server: Server,
+    bundle: Path,
+    environment: Path,
+    folder: Path,
+    *,
+    watched: bool = False,
+    shared_memory: bool = False,
+) -> Iterator[Running]:
     """Starts a server and ends it.
 
     Args:
         bundle: folder of a public bundle.
         environment: the wheel's, see ``erasablemask serve-env``.
         folder: an empty one, for its model repository and log.
+        watched: with metrics; Triton's only.
+        shared_memory: clients may use it; Triton's only.
 
     Raises:
         ValueError: it does not become ready; its log's end is in the message.
     """
     folder.mkdir(parents=True)
-    port = _free_port()
+    port, metrics_port = free_port(), free_port() if watched else None
     if server.kind == "plain":
         command = [sys.executable, "-m", "benchmarks.serving.plain_server", "--bundle", str(bundle)]
         command += ["--model", MODEL, "--backend", server.backend, "--port", str(port)]
@@ -94,6 +114,8 @@ def running(server: Server, bundle: Path, environment: Path, folder: Path) -> It
         command = [sys.executable, "-m", "runtime.cli", "serve", "--role", "public", "--bundle", str(bundle)]
         command += ["--repository", str(folder / "models"), "--environment", str(environment)]
         command += ["--backend", server.backend, "--grpc-port", str(port)]
+        command += ["--shared-memory"] if shared_memory else []
+        command += ["--metrics-port", str(metrics_port)] if watched else []
     command += ["--threads", str(server.threads)]
     log = folder / "log"
     with log.open("wb") as file:
@@ -103,6 +125,7 @@ def running(server: Server, bundle: Path, environment: Path, folder: Path) -> It
         process=process,
         url=f"127.0.0.1:{port}",
         protocol="http" if server.kind == "plain" else "grpc",
+        metrics_port=metrics_port,
     )
     try:
         _wait_until_ready(answering, log)
@@ -127,6 +150,8 @@ def write_repository(bundle: Path, folder: Path, server: Server) -> None:
         config.dynamic_batching.max_queue_delay_microseconds = server.delay_us
         if server.preferred is not None:
             config.dynamic_batching.preferred_batch_size[:] = server.preferred
+        if server.max_queue is not None:
+            config.dynamic_batching.default_queue_policy.max_queue_size = server.max_queue
         if not server.fused:
             config.ClearField("dynamic_batching")
         version = folder / name / "1"
@@ -153,9 +178,3 @@ def _wait_until_ready(running: Running, log: Path) -> None:
         time.sleep(0.1)
     end = log.read_text(errors="replace").strip().splitlines()[-3:]
     raise ValueError(f"the server {running.server.name!r} did not become ready: {' / '.join(end)}")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.backends import create_backend
+from runtime.backends.lanes import IN_LANES, create_for_batches
 from runtime.manifest import open_bundle
 from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
@@ -32,6 +33,8 @@ from .served import MODEL, Running, Server, running
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
 # Requests of one measurement: at least this many, and this many of every client.
 REQUESTS, ROUNDS_OF_A_CLIENT = 150, 12
+# Batches of the network alone, and how many faces of each are measured in a round, at least four times.
+BATCHES, FACES_ALONE = (1, 2, 4, 8, 16, 32), 40
 
 FUSED, SINGLE, PLAIN = "fused batches", "batching off", "FastAPI"
 
@@ -82,11 +85,11 @@ def command(
             },
             "settings": {"threads": threads, "rounds": rounds, "faces_per_request": 1, "sweep": sweep},
             "rows": [],
-            "in_process_ms": {},
+            "network_ms_per_face": {},
         }
         for backend in backends:
             servers = swept(backend, threads) if sweep else peers(backend, threads)
-            local_ms: list[float] = []
+            alone: list[dict[str, dict[str, float]]] = []
             loads: dict[tuple[Server, int], list[tuple[Load, float]]] = {}
             with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
                 answering = [
@@ -94,11 +97,14 @@ def command(
                     for i, server in enumerate(servers)
                 ]
                 for _ in range(rounds):
-                    local_ms.append(in_process_ms(folder, backend, threads))
+                    alone.append(network_ms_per_face(folder, backend, threads))
                     for level in levels:
                         for one in answering:
                             loads.setdefault((one.server, level), []).append(load(program, one, level))
-            result["in_process_ms"][backend] = median(local_ms)
+            result["network_ms_per_face"][backend] = {
+                way: {batch: median(one[way][batch] for one in alone) for batch in alone[0][way]}
+                for way in alone[0]
+            }
             result["rows"] += [row_of(server, taken) for (server, _), taken in loads.items()]
     write_json(result, out)
     show(result)
@@ -115,39 +121,42 @@ def peers(backend: str, threads: int) -> list[Server]:
 
 
 def swept(backend: str, threads: int) -> list[Server]:
-    """The knobs of fused batching: preferred sizes, the wait for more requests, how the cores are split."""
+    """The knobs of fused batching: waits, preferred sizes, a bounded queue, how the cores are split."""
     common: dict[str, Any] = {"backend": backend, "threads": threads}
-    preferences = [
-        Server(name=f"prefers {', '.join(map(str, sizes)) or 'nothing'}", preferred=sizes, **common)
-        for sizes in ((), (1,), (8,), (64,))
+    return [
+        Server(name="as shipped", **common),
+        Server(name="waits 500 us", delay_us=500, **common),
+        Server(name="waits 2 ms for 8", delay_us=2000, preferred=(8,), **common),
+        Server(name="queue bounded at 64", max_queue=64, **common),
+        Server(name="2 instances", instances=2, **common),
+        Server(name=f"{threads} instances of 1 thread", backend=backend, threads=1, instances=threads),
     ]
-    waits = [
-        Server(name=f"prefers nothing, waits {us} us", preferred=(), delay_us=us, **common)
-        for us in (500, 2000)
-    ]
-    split = Server(
-        name=f"prefers nothing, {threads} instances",
-        preferred=(),
-        backend=backend,
-        threads=1,
-        instances=threads,
-    )
-    return [*preferences, *waits, split]
 
 
-def in_process_ms(bundle: Path, backend: str, threads: int, calls: int = 60) -> float:
-    """Median time of the network for one face without any server, in milliseconds."""
+def network_ms_per_face(bundle: Path, backend: str, threads: int) -> dict[str, dict[str, float]]:
+    """Median times of the network without any server: what fusing can gain at most.
+
+    Returns:
+        Milliseconds of a face by way and batch: all threads ``together`` on every operation, and in ``lanes``
+        where a server runs batches so.
+    """
     opened = open_bundle(bundle)
-    entry = opened.manifest.models[MODEL]
-    inputs = {spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in entry.inputs}
-    times = []
-    with create_backend(backend, opened.read(MODEL), threads=threads) as network:
-        network.run(inputs)
-        for _ in range(calls):
-            start = time.perf_counter()
-            network.run(inputs)
-            times.append(1e3 * (time.perf_counter() - start))
-    return median(times)
+    entry, model = opened.manifest.models[MODEL], opened.read(MODEL)
+    ways = {"together": create_backend, **({"lanes": create_for_batches} if backend in IN_LANES else {})}
+    found: dict[str, dict[str, float]] = {}
+    for way, create in ways.items():
+        with create(backend, model, threads=threads) as network:
+            found[way] = {}
+            for batch in BATCHES:
+                inputs = {spec.name: np.zeros((batch, *spec.shape[1:]), spec.dtype) for spec in entry.inputs}
+                times_ms = []
+                network.run(inputs)
+                for _ in range(max(FACES_ALONE // batch, 4)):
+                    start = time.perf_counter()
+                    network.run(inputs)
+                    times_ms.append(1e3 * (time.perf_counter() - start) / batch)
+                found[way][str(batch)] = median(times_ms)
+    return found
 
 
 def load(program: Path, running: Running, concurrency: int) -> tuple[Load, float]:
@@ -182,6 +191,7 @@ def row_of(server: Server, taken: Sequence[tuple[Load, float]]) -> dict[str, Any
         "instances": server.instances,
         "delay_us": server.delay_us,
         "preferred": None if server.preferred is None else list(server.preferred),
+        "max_queue": server.max_queue,
         "concurrency": loads[0].concurrency,
         "faces_per_s": median(rates),
         "faces_per_s_range": [min(rates), max(rates)],
@@ -193,9 +203,12 @@ def row_of(server: Server, taken: Sequence[tuple[Load, float]]) -> dict[str, Any
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints a table for every backend."""
-    for backend, local_ms in result["in_process_ms"].items():
-        table = Table(title=f"{backend}: one face without a server {local_ms:.2f} ms")
+    """Prints tables for every backend."""
+    for backend, ways in result["network_ms_per_face"].items():
+        for way, by_batch in ways.items():
+            times = ", ".join(f"{batch}: {ms:.2f}" for batch, ms in by_batch.items())
+            click.echo(f"{backend}, network alone, {way}, ms of a face by batch: {times}")
+        table = Table(title=backend)
         columns = ("server", "at a time", "faces/s", "range", "batch", "p50", "p90", "p95", "p99", "queue ms")
         for column in columns:
             table.add_column(column, justify="left" if column == "server" else "right")

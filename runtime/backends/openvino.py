@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -69,6 +70,9 @@ class OpenVinoBackend(Closing):
         options = {"INFERENCE_PRECISION_HINT": _TYPES[precision], "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
+            # Threads that are pinned begin at the first core: of several programs that divide the cores, all
+            # would share it.
+            options["ENABLE_CPU_PINNING"] = "YES" if threads >= len(os.sched_getaffinity(0)) else "NO"
         try:
             graph = core.read_model(model)
             if upsampling is not None:

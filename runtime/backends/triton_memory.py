@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ..manifest import TensorSpec
 from .base import Tensors
 from .retries import Failure, TransportError, with_retries
+from .triton_wire import MEMORY_PREFIX
 
 _ALIGNMENT = 64
 _UNREGISTER_S = 3.0
@@ -31,9 +33,10 @@ class Region:
     """
 
     def __init__(self, size_bytes: int) -> None:
-        self._memory = SharedMemory(create=True, size=size_bytes)
-        self.name = self._memory.name.lstrip("/")
+        # Who knows a region's name can use it, so it must not be guessed.
+        self.name = f"{MEMORY_PREFIX}{secrets.token_hex(16)}"
         self.key = f"/{self.name}"
+        self._memory = SharedMemory(self.name, create=True, size=size_bytes)
         self.size_bytes = size_bytes
         self._places: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
 

@@ -16,6 +16,10 @@ from .retries import Failure
 # A manifest's dtype -> Triton's, for the types that the networks use.
 DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 
+# Names that clients give their shared memory, as a regular expression; a server's door takes no others.
+MEMORY_PREFIX = "erasablemask-client-"
+MEMORY_NAME = f"{MEMORY_PREFIX}[0-9a-f]{{32}}"
+
 # What Triton says when the queue is full, and when a request waited in it for too long; what a door says.
 _BUSY = ("exceeds maximum queue size", "timeout expired", "busy; try again", "concurrent rpc limit")
 # A killed Python stub; a model that is being loaded again; a region of shared memory that was registered

@@ -31,12 +31,14 @@ class Arrangement:
         endpoint: where Triton itself listens.
         doors: open what stands before it; called when every model has answered.
         write: puts a model's bytes into the repository.
+        renew: reads again what the doors have of files, for every update; None: nothing.
     """
 
     read: Callable[[], Mapping[str, ServedModel]]
     endpoint: Endpoint
     doors: Sequence[OpenDoor] = ()
     write: Callable[[Path, bytes], None] = write_file
+    renew: Callable[[], None] | None = None
 
 
 def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
@@ -73,6 +75,7 @@ def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
                 launch=launch,
                 server=server,
                 reopen=arrangement.read,
+                renew=arrangement.renew,
                 doors=arrangement.doors,
                 events=events,
             ).run()

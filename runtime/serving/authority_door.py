@@ -6,7 +6,9 @@ and configuration of one model, and its inference. Whatever else the protocol ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,16 +22,18 @@ from .certificate_maker import EphemeralTls
 from .certificates import ServerCertificates
 from .clients import ClientPolicy
 from .grpc_checks import RefusedError
+from .grpc_options import SERVICE, server_options, upstream_options
 
 if TYPE_CHECKING:
     import grpc
 
-_SERVICE = "inference.GRPCInferenceService"
 # Threads beyond those that restore: for health, for requests that still arrive, and to say "busy".
 _SPARE_THREADS = 16
 _HEALTH_TIMEOUT_S = 5.0
 # After the drain, what was cut off still writes its record.
 _CLOSING_S = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class DoorSettings:
         address: host and port for clients; port 0 takes a free one.
         upstream: host and port of Triton.
         max_concurrent: erasures at once; more are refused as busy.
+        receive_s: longest time for a request to arrive, which holds one of the door's threads meanwhile.
         timeout_s: for one erasure, if its client's deadline is not sooner.
         drain_s: for erasures that run when the door closes.
     """
@@ -47,6 +52,7 @@ class DoorSettings:
     address: str
     upstream: str
     max_concurrent: int = 16
+    receive_s: float = 30.0
     timeout_s: float = 30.0
     drain_s: float = 30.0
 
@@ -57,7 +63,7 @@ class AuthorityDoor(Closing):
     Args:
         settings: where and how.
         contract: the network that is served.
-        certificates: the server's own and its clients' CAs.
+        certificates: gives the server's own and its clients' CAs, for every connection that begins.
         upstream_tls: what Triton was started with.
         sha256_of: hex SHA-256 of a version of the network, unsealed, for the log; raises ServingError for an
             unknown one.
@@ -74,7 +80,7 @@ class AuthorityDoor(Closing):
         settings: DoorSettings,
         *,
         contract: Contract,
-        certificates: ServerCertificates,
+        certificates: Callable[[], ServerCertificates],
         upstream_tls: EphemeralTls,
         sha256_of: Callable[[str], str],
         log: AuditLog,
@@ -91,7 +97,7 @@ class AuthorityDoor(Closing):
         threads = settings.max_concurrent + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="door")
         self._server = self._grpc.server(
-            self._threads, options=self._server_options(), maximum_concurrent_rpcs=threads
+            self._threads, options=server_options(contract.max_message_bytes), maximum_concurrent_rpcs=threads
         )
         self._server.add_generic_rpc_handlers((self._handlers(),))
         try:
@@ -109,19 +115,22 @@ class AuthorityDoor(Closing):
 
     def _open_channel(self, tls: EphemeralTls) -> grpc.Channel:
         credentials = self._grpc.ssl_channel_credentials(tls.ca, tls.client.key, tls.client.certificate)
-        options = (
-            *self._message_limits(),
-            # A restarted Triton is found at once, and a proxy from the environment is none for loopback.
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.enable_http_proxy", 0),
-        )
+        options = upstream_options(self._contract.max_message_bytes)
         return self._grpc.secure_channel(self._settings.upstream, credentials, options)
 
-    def _listen(self, certificates: ServerCertificates) -> int:
-        credentials = self._grpc.ssl_server_credentials(
-            [(certificates.key, certificates.certificate)],
-            root_certificates=certificates.client_ca,
-            require_client_auth=True,
+    def _listen(self, certificates: Callable[[], ServerCertificates]) -> int:
+        served = certificates()
+
+        def renewed() -> Any:
+            """What the next connection begins with, None for what the one before it did."""
+            nonlocal served
+            if (found := certificates()) is served:
+                return None
+            served = found
+            return self._tls(found)
+
+        credentials = self._grpc.dynamic_ssl_server_credentials(
+            self._tls(served), renewed, require_client_authentication=True
         )
         try:
             port: int = self._server.add_secure_port(self._settings.address, credentials)
@@ -131,22 +140,10 @@ class AuthorityDoor(Closing):
             ) from error
         return port
 
-    def _server_options(self) -> tuple[tuple[str, int], ...]:
-        return (
-            *self._message_limits(),
-            # Two doors on one port would share the clients between them without a word.
-            ("grpc.so_reuseport", 0),
-            # No compression: a small message must not unfold into a large one.
-            ("grpc.compression_enabled_algorithms_bitset", 1),
-            ("grpc.server_handshake_timeout_ms", 10_000),
-            # A client whose machine is gone is noticed, and gives its thread back.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+    def _tls(self, certificates: ServerCertificates) -> Any:
+        return self._grpc.ssl_server_certificate_configuration(
+            [(certificates.key, certificates.certificate)], root_certificates=certificates.client_ca
         )
-
-    def _message_limits(self) -> tuple[tuple[str, int], ...]:
-        size = self._contract.max_message_bytes
-        return ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         restore = Restoring(
@@ -168,10 +165,11 @@ class AuthorityDoor(Closing):
             "ModelInfer": restore,
         }
         return self._grpc.method_handlers_generic_handler(
-            _SERVICE,
+            SERVICE,
             {
-                name: self._grpc.unary_unary_rpc_method_handler(
-                    method,
+                # For clients this is no stream: one message looks the same on the wire.
+                name: self._grpc.stream_unary_rpc_method_handler(
+                    _in_time(method, self._settings.receive_s),
                     request_deserializer=getattr(self._messages, f"{name}Request").FromString,
                     response_serializer=getattr(self._messages, f"{name}Response").SerializeToString,
                 )
@@ -202,6 +200,33 @@ class AuthorityDoor(Closing):
         answer = self._passed_on("ServerReady")(request, context)
         answer.ready = answer.ready and self._log.usable
         return answer
+
+
+def _in_time(
+    method: Callable[[Any, grpc.ServicerContext], Any], receive_s: float
+) -> Callable[[Iterator[Any], grpc.ServicerContext], Any]:
+    """Waits for a call's one message no longer than ``receive_s``; gRPC itself would wait for ever."""
+
+    def give_up(context: grpc.ServicerContext) -> None:
+        logger.info("a request did not arrive within %g s", receive_s)
+        context.cancel()
+
+    def handle(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        import grpc
+
+        overdue = threading.Timer(receive_s, give_up, [context])
+        overdue.start()
+        try:
+            request = next(messages, None)
+        except grpc.RpcError:  # the call is over, with nobody to answer
+            return None
+        finally:
+            overdue.cancel()
+        if request is None:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "expected a message, found none")
+        return method(request, context)
+
+    return handle
 
 
 def _libraries() -> tuple[Any, Any, Any]:

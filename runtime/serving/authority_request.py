@@ -11,13 +11,10 @@ from typing import Any, Self
 
 from ..errors import BundleError
 from ..manifest import ModelFile, TensorSpec
-from .grpc_checks import RefusedError
+from .grpc_checks import OVERHEAD_BYTES, RefusedError, shortened
 
 # For Triton's queue; they change when a request is worked on, not how.
 PARAMETERS = frozenset({"timeout", "priority"})
-# Names and shapes around the faces. Requests are read whole before they are checked, so no more is let in.
-MESSAGE_OVERHEAD_BYTES = 64 * 1024
-_SHOWN_CHARS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +68,8 @@ class Contract:
 
     @property
     def max_message_bytes(self) -> int:
-        """Size of the largest request and answer."""
-        return self.max_batch * self.face_bytes + MESSAGE_OVERHEAD_BYTES
+        """Size of the largest request and answer. Requests are read before they are checked."""
+        return self.max_batch * self.face_bytes + OVERHEAD_BYTES
 
 
 def check_model(contract: Contract, name: str, version: str) -> None:
@@ -84,10 +81,10 @@ def check_model(contract: Contract, name: str, version: str) -> None:
     if name != contract.model:
         raise RefusedError(
             "NOT_FOUND",
-            f"expected the model {contract.model!r}, which alone is served here; found {_short(name)}",
+            f"expected the model {contract.model!r}, which alone is served here; found {shortened(name)}",
         )
     if version and not (version.isdecimal() and len(version) <= 9):
-        raise RefusedError("NOT_FOUND", f"expected a version number or none, found {_short(version)}")
+        raise RefusedError("NOT_FOUND", f"expected a version number or none, found {shortened(version)}")
 
 
 def check_request(contract: Contract, request: Any) -> Any:
@@ -101,19 +98,21 @@ def check_request(contract: Contract, request: Any) -> Any:
     """
     check_model(contract, request.model_name, request.model_version)
     if unknown := sorted(set(request.parameters) - PARAMETERS):
-        raise _invalid(f"expected no parameters but timeout and priority, found {_short(', '.join(unknown))}")
+        raise _invalid(
+            f"expected no parameters but timeout and priority, found {shortened(', '.join(unknown))}"
+        )
     names = [tensor.name for tensor in request.inputs]
     if names != [contract.input]:
         raise _invalid(
-            f"expected the input {contract.input!r} alone, found {_short(', '.join(names) or 'none')}"
+            f"expected the input {contract.input!r} alone, found {shortened(', '.join(names) or 'none')}"
         )
     faces = request.inputs[0]
     shape = (*faces.shape,)
     expected = ", ".join(map(str, contract.face_shape))
     if faces.datatype != "UINT8" or shape[1:] != contract.face_shape:
         raise _invalid(
-            f"expected {contract.input!r} to be UINT8 (faces, {expected}), found {_short(faces.datatype)} "
-            f"{_short(str(shape))}"
+            f"expected {contract.input!r} to be UINT8 (faces, {expected}), found {shortened(faces.datatype)} "
+            f"{shortened(str(shape))}"
         )
     if not 1 <= shape[0] <= contract.max_batch:
         raise _invalid(f"expected 1 to {contract.max_batch} faces in a request, found {shape[0]}")
@@ -125,7 +124,7 @@ def check_request(contract: Contract, request: Any) -> Any:
     if sizes != [shape[0] * contract.face_bytes]:
         raise _invalid(
             f"expected {shape[0] * contract.face_bytes} bytes for {shape[0]} faces, found "
-            f"{_short(', '.join(map(str, sizes)) or 'none')}"
+            f"{shortened(', '.join(map(str, sizes)) or 'none')}"
         )
     _check_outputs(contract, request)
     return _copy(request)
@@ -155,7 +154,7 @@ def _check_outputs(contract: Contract, request: Any) -> None:
     names = [tensor.name for tensor in request.outputs]
     if names not in ([], [contract.output]):
         raise _invalid(
-            f"expected the output {contract.output!r} or none named, found {_short(', '.join(names))}"
+            f"expected the output {contract.output!r} or none named, found {shortened(', '.join(names))}"
         )
     if any(tensor.parameters for tensor in request.outputs):
         raise _invalid(
@@ -181,8 +180,3 @@ def _copy(request: Any) -> Any:
 
 def _invalid(message: str) -> RefusedError:
     return RefusedError("INVALID_ARGUMENT", message)
-
-
-def _short(text: str) -> str:
-    """What came from outside, for a message and the log: quoted and bounded."""
-    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "...")

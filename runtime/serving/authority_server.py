@@ -13,7 +13,7 @@ from .audit import AuditLog
 from .authority_door import AuthorityDoor, DoorSettings
 from .authority_request import Contract
 from .certificate_maker import ephemeral_tls
-from .certificates import load_server_certificates
+from .certificates import RenewedCertificates
 from .clients import ClientPolicy
 from .endpoint import LOOPBACK, ClientTls, Endpoint, address, free_port
 from .memory_file import MemoryFile, MemoryModels, forbid_core_dumps
@@ -44,10 +44,8 @@ def arrange_authority(settings: ServerSettings, secret: Secret) -> Iterator[Arra
     assert settings.client_ca is not None
     assert settings.audit_log is not None
     forbid_core_dumps()
-    certificates = load_server_certificates(
-        settings.server_certificate, settings.server_key, settings.client_ca
-    )
-    policy = _policy(settings, certificates.client_ca)
+    certificates = RenewedCertificates(settings.server_certificate, settings.server_key, settings.client_ca)
+    policy = _policy(settings, certificates.current.client_ca)
     bundle = open_role(settings.bundle, "authority")
     tls = ephemeral_tls()
     with ExitStack() as stack:
@@ -82,7 +80,7 @@ def arrange_authority(settings: ServerSettings, secret: Secret) -> Iterator[Arra
                 contract=Contract.of(
                     RESTORE, bundle.manifest.models[RESTORE], max_batch=bundle.manifest.max_batch
                 ),
-                certificates=certificates,
+                certificates=lambda: certificates.current,
                 upstream_tls=tls,
                 sha256_of=models.sha256_of,
                 log=log,
@@ -91,7 +89,13 @@ def arrange_authority(settings: ServerSettings, secret: Secret) -> Iterator[Arra
             logger.info("for clients with a certificate: grpcs://%s", place)
             return door
 
-        yield Arrangement(read=read, endpoint=endpoint, doors=(open_door,), write=models.write)
+        yield Arrangement(
+            read=read,
+            endpoint=endpoint,
+            doors=(open_door,),
+            write=models.write,
+            renew=certificates.renew,
+        )
 
 
 def _policy(settings: ServerSettings, client_ca: bytes) -> ClientPolicy:

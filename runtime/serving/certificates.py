@@ -62,6 +62,37 @@ def load_server_certificates(certificate: Path, key: Path, client_ca: Path) -> S
     return ServerCertificates(certificate=chain_pem, key=key_pem, client_ca=ca_pem)
 
 
+class RenewedCertificates:
+    """The server's certificate and key, which may be exchanged while it runs.
+
+    Args:
+        certificate, key, client_ca: see ``load_server_certificates``.
+
+    Raises:
+        CertificateError: as of ``load_server_certificates``.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path) -> None:
+        self._files = certificate, key, client_ca
+        self.current = load_server_certificates(*self._files)
+
+    def renew(self) -> None:
+        """Reads the files again; connections that begin from now on get what they hold.
+
+        Raises:
+            CertificateError: as of ``load_server_certificates``, or the clients' CAs are others, which
+                clients that are connected were not checked against. The old ones go on being used.
+        """
+        found = load_server_certificates(*self._files)
+        if found.client_ca != self.current.client_ca:
+            raise CertificateError(
+                f"expected the same CAs of clients in {self._files[2]}, found others; restart the server"
+            )
+        if found != self.current:
+            self.current = found
+            logger.info("connections now begin with the new certificate in %s", self._files[0])
+
+
 def read_pem(path: Path) -> bytes:
     """A file's content.
 

@@ -70,9 +70,11 @@ def check_model(models: Mapping[str, ModelFile], name: str, version: str) -> Mod
         RefusedError: NOT_FOUND.
     """
     if name not in models:
-        raise RefusedError("NOT_FOUND", f"unknown model {_short(name)}; this server has: {', '.join(models)}")
+        raise RefusedError(
+            "NOT_FOUND", f"unknown model {shortened(name)}; this server has: {', '.join(models)}"
+        )
     if version and not re.fullmatch("[0-9]{1,18}", version):
-        raise RefusedError("NOT_FOUND", f"expected a version number or none, found {_short(version)}")
+        raise RefusedError("NOT_FOUND", f"expected a version number or none, found {shortened(version)}")
     return models[name]
 
 
@@ -121,8 +123,8 @@ def _rows(tensor: Any, spec: TensorSpec, max_batch: int) -> int:
     if tensor.datatype != kind or shape[1:] != spec.shape[1:]:
         expected = ", ".join(map(str, ("faces", *spec.shape[1:])))
         raise _invalid(
-            f"expected {spec.name!r} to be {kind} ({expected}), found {_short(tensor.datatype)} "
-            f"{_short(str(shape))}"
+            f"expected {spec.name!r} to be {kind} ({expected}), found {shortened(tensor.datatype)} "
+            f"{shortened(str(shape))}"
         )
     if not 1 <= shape[0] <= max_batch:
         raise _invalid(f"expected 1 to {max_batch} faces in a request, found {shape[0]}")
@@ -165,23 +167,23 @@ def _check_outputs(request: Any, entry: ModelFile, rows: int, shared_memory: boo
 def _only(parameters: Any, allowed: Kinds, where: str) -> None:
     if (unknown := next((name for name in parameters if name not in allowed), None)) is not None:
         expected = ", ".join(sorted(allowed)) or "none"
-        raise _invalid(f"expected parameters of {where}: {expected}; found {_short(unknown)}")
+        raise _invalid(f"expected parameters of {where}: {expected}; found {shortened(unknown)}")
     for name, value in parameters.items():
         kind = value.WhichOneof("parameter_choice")
         if kind not in allowed[name] or (kind == "int64_param" and value.int64_param < 0):
             expected = " or ".join(allowed[name])
-            found = _short(str(value).strip() or "none")
+            found = shortened(str(value).strip() or "none")
             raise _invalid(f"expected {name} of {where} as {expected}, not negative; found {found}")
+
+
+def shortened(text: str) -> str:
+    """What came from outside, for a message and a log: quoted and bounded."""
+    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "...")
 
 
 def _invalid(message: str) -> RefusedError:
     return RefusedError("INVALID_ARGUMENT", message)
 
 
-def _short(text: str) -> str:
-    """What came from outside: quoted and bounded."""
-    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "...")
-
-
 def _listed(names: Sequence[str]) -> str:
-    return _short(", ".join(names) or "none")
+    return shortened(", ".join(names) or "none")

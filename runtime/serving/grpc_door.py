@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from ..errors import MissingExtraError
 from ..manifest import ModelFile
 from .async_door import AsyncDoor
 from .grpc_checks import RefusedError, check_infer, check_known, check_model, message_limit
+from .grpc_options import SERVICE, server_options, upstream_options
+from .memory_checks import check_region
 
 if TYPE_CHECKING:
     import grpc.aio
 
     Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+    Receiver = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], Awaitable[bytes]]
 
-SERVICE = "inference.GRPCInferenceService"
 # Batches of faces in flight; beyond, the door is busy. One is computed, the others wait.
 BATCHES_IN_FLIGHT = 3
 # Messages that arrive or are in flight: each may hold a full batch, so this bounds the memory, too.
@@ -49,6 +51,7 @@ class GrpcDoor(AsyncDoor):
         upstream: Triton's gRPC, ``host:port``.
         address: where to listen, ``host:port``; port 0 takes a free one, see ``port``.
         shared_memory: let clients on this machine pass tensors so.
+        receive_s: longest time for a request to arrive.
         answer_s: longest wait for Triton, if the client's deadline is not sooner.
         drain_s: how long closing waits for the requests in flight.
     """
@@ -61,6 +64,7 @@ class GrpcDoor(AsyncDoor):
         upstream: str,
         address: str,
         shared_memory: bool = False,
+        receive_s: float = 30.0,
         answer_s: float = 120.0,
         drain_s: float = 30.0,
     ) -> None:
@@ -68,7 +72,8 @@ class GrpcDoor(AsyncDoor):
         self.port = 0
         self._models, self._max_batch = dict(models), max_batch
         self._upstream, self._address = upstream, address
-        self._shared_memory, self._answer_s, self._drain_s = shared_memory, answer_s, drain_s
+        self._shared_memory = shared_memory
+        self._receive_s, self._answer_s, self._drain_s = receive_s, answer_s, drain_s
         self._faces, self._limit = 0, BATCHES_IN_FLIGHT * max_batch
 
     def _check_installed(self) -> None:
@@ -81,24 +86,8 @@ class GrpcDoor(AsyncDoor):
         import grpc.aio
 
         size = message_limit(self._models, self._max_batch)
-        limits = (("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size))
-        # A restarted Triton is found at once, and a proxy from the environment is none for this machine.
-        options = (*limits, ("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0))
-        async with grpc.aio.insecure_channel(self._upstream, options=options) as channel:
-            server = grpc.aio.server(
-                options=(
-                    *limits,
-                    # Two doors on one port would share the clients between them without a word.
-                    ("grpc.so_reuseport", 0),
-                    # No compression: a small message must not unfold into a large one.
-                    ("grpc.compression_enabled_algorithms_bitset", 1),
-                    ("grpc.server_handshake_timeout_ms", 10_000),
-                    # A client whose machine is gone is noticed.
-                    ("grpc.keepalive_time_ms", 30_000),
-                    ("grpc.keepalive_timeout_ms", 10_000),
-                ),
-                maximum_concurrent_rpcs=CALLS_AT_ONCE,
-            )
+        async with grpc.aio.insecure_channel(self._upstream, options=upstream_options(size)) as channel:
+            server = grpc.aio.server(options=server_options(size), maximum_concurrent_rpcs=CALLS_AT_ONCE)
             server.add_generic_rpc_handlers((self._handlers(channel),))
             port = self._address.rpartition(":")[2]
             if not port.isdecimal() or int(port) > 65535:  # gRPC takes 70000 for 4464
@@ -119,7 +108,10 @@ class GrpcDoor(AsyncDoor):
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                name: grpc.unary_unary_rpc_method_handler(_refusals_as_status(method))
+                # For clients this is no stream: one message looks the same on the wire.
+                name: grpc.stream_unary_rpc_method_handler(
+                    _refusals_as_status(_in_time(method, self._receive_s))
+                )
                 for name, method in methods.items()
             },
         )
@@ -135,6 +127,9 @@ class GrpcDoor(AsyncDoor):
             # Statistics without a name are of all models.
             if name in _ABOUT_MODEL and (request.name or name != "ModelStatistics"):
                 check_model(self._models, request.name, request.version)
+            if name in _SHARED_MEMORY:
+                check_region(name, request)
+            check_known(request)
             return await ask(data, timeout=_sooner(context, _HEALTH_TIMEOUT_S))
 
         return handle
@@ -148,6 +143,9 @@ class GrpcDoor(AsyncDoor):
             request = _parsed(service_pb2.ModelInferRequest, data)
             entry = check_model(self._models, request.model_name, request.model_version)
             faces = check_infer(request, entry, self._max_batch, shared_memory=self._shared_memory)
+            # Plain bytes have no fields; without them the rest is looked through in no time.
+            request.ClearField("raw_input_contents")
+            check_known(request)
             with self._room(faces):
                 return await ask(data, timeout=_sooner(context, self._answer_s))
 
@@ -165,14 +163,33 @@ class GrpcDoor(AsyncDoor):
             self._faces -= faces
 
 
-def _refusals_as_status(method: Method) -> Method:
+def _in_time(method: Method, receive_s: float) -> Receiver:
+    """Waits for a call's one message no longer than ``receive_s``; gRPC itself would wait for ever."""
+    import grpc.aio
+
+    async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
+        try:
+            async with asyncio.timeout(receive_s):
+                data = await context.read()
+        except TimeoutError as error:
+            raise RefusedError(
+                "DEADLINE_EXCEEDED", f"the request did not arrive within {receive_s:g} s"
+            ) from error
+        if data is grpc.aio.EOF:
+            raise RefusedError("INVALID_ARGUMENT", "expected a message, found none")
+        return await method(data, context)
+
+    return handle
+
+
+def _refusals_as_status(method: Receiver) -> Receiver:
     """What is refused, here or by Triton, as the call's status."""
     import grpc
     import grpc.aio
 
-    async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
         try:
-            return await method(data, context)
+            return await method(messages, context)
         except RefusedError as error:
             code, message = error.code, str(error)
         except grpc.aio.AioRpcError as error:
@@ -188,12 +205,10 @@ def _parsed(message: Any, data: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        request = message.FromString(data)
+        return message.FromString(data)
     except DecodeError as error:
         name = message.DESCRIPTOR.name
         raise RefusedError("INVALID_ARGUMENT", f"expected a {name}, found other bytes") from error
-    check_known(request)
-    return request
 
 
 def _sooner(context: grpc.aio.ServicerContext, timeout_s: float) -> float:

@@ -141,6 +141,14 @@ class ServerProcess:
                             found[int(child)] = Path(os.fsdecode(arguments[1])).parent.parent.name
         return found
 
+    def lives(self, stub: int) -> bool:
+        """Whether one of ``stubs`` still runs. It is asked often, so no others are looked for."""
+        try:
+            state = Path(f"/proc/{stub}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        except OSError:
+            return False
+        return state not in b"ZX"
+
     def kill_stubs(self, model: str) -> None:
         """Kills the processes of a model."""
         for pid, name in self.stubs().items():

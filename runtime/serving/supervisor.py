@@ -43,6 +43,8 @@ class Process(Protocol):
 
     def stubs(self) -> dict[int, str]: ...
 
+    def lives(self, stub: int) -> bool: ...
+
     def kill_stubs(self, model: str) -> None: ...
 
     def hide_memory(self) -> None: ...
@@ -69,6 +71,7 @@ class Supervisor:
         launch: starts Triton.
         server: calls to it.
         reopen: reads the bundle again, for an update.
+        renew: reads again what the doors have of files, for an update; None: nothing.
         doors: opened when the server answers; closed before it ends, in reverse order.
         events: signals, in the order of their arrival; see ``listen``.
     """
@@ -81,6 +84,7 @@ class Supervisor:
         launch: Callable[[], Process],
         server: Server,
         reopen: Callable[[], Mapping[str, ServedModel]],
+        renew: Callable[[], None] | None = None,
         doors: Sequence[OpenDoor] = (),
         events: queue.SimpleQueue[signal.Signals] | None = None,
     ) -> None:
@@ -89,6 +93,7 @@ class Supervisor:
         self._launch = launch
         self._server = server
         self._reopen = reopen
+        self._renew = renew
         self._doors = list(doors)
         self._open_doors: list[Closing] = []
         self._answered = False
@@ -176,14 +181,14 @@ class Supervisor:
             if event in END:
                 return self._drain(process)
             if event == UPDATE:
+                self._renew_certificates()
                 self._update()
                 process.hide_memory()
                 stubs = process.stubs()
             if (status := process.status()) is not None:
                 logger.error("the server ended with status %d: %s", status, process.last_errors())
                 return None
-            now_there = process.stubs()
-            dead = {model for pid, model in stubs.items() if pid not in now_there}
+            dead = {model for pid, model in stubs.items() if not process.lives(pid)}
             look = time.monotonic() >= next_look
             if not (dead or look):
                 continue
@@ -221,6 +226,14 @@ class Supervisor:
         """Raises ``ServingError`` if a model is not well; one that is only busy is."""
         entry, timeout_s = self._repository.models[name].entry, self._settings.probe_timeout_s
         check_well(self._server, name, entry, timeout_s=timeout_s, version=version)
+
+    def _renew_certificates(self) -> None:
+        if self._renew is None:
+            return
+        try:
+            self._renew()
+        except ErasableMaskError as error:
+            logger.error("no new certificate, the old one goes on: %s", error)
 
     def _update(self) -> None:
         """Serves what the bundle now holds, if it proves well; else goes on with what was served."""

@@ -17,7 +17,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from runtime.backends import create_backend
+from runtime.backends.lanes import create_for_batches
 from runtime.errors import BackendError
 
 STAGES = ("gather", "compute", "split")
@@ -47,10 +47,10 @@ class TritonPythonModel:
         self._outputs = {
             tensor["name"]: tuple(int(size) for size in tensor["dims"]) for tensor in config["output"]
         }
-        threads = os.environ.get("ERASABLEMASK_STUB_THREADS")
         file = config.get("default_model_filename") or "model.onnx"
         path = Path(args["model_repository"], args["model_version"], file)
-        self._backend = create_backend(
+        threads = os.environ.get("ERASABLEMASK_STUB_THREADS")
+        self._backend = create_for_batches(
             os.environ["ERASABLEMASK_STUB_BACKEND"],
             path.read_bytes(),
             threads=int(threads) if threads else None,
