@@ -1,0 +1,256 @@
+"""``benchmarks.efficacy eraser``: what a hacker gets back without the authority's restorer.
+
+The hacker has the public bundle and own faces: protects these, learns to undo it from the pairs, and then
+erases what others published. Of every person in CelebA's test partition one picture is published; each eraser
+makes its own file of it, and strangers compare that with the person's other photos, as in ``owners``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from runtime.errors import NoFaceError
+from runtime.manifest import open_bundle
+from runtime.pictures import read_picture
+from runtime.shipped import default_bundle
+from training.data import prepared_pack
+from training.evaluation import FAR_ATTACK, FAR_ERASURE, attack_rates, mean_of, owner_rates
+from training.evaluation.rates import FARS_OWNER
+from training.evaluation.statistics import percent, write_json
+from training.monitor import fixed_threads
+from training.perceptual import Lpips
+
+from ..common import as_click_errors
+from .erasers import GENERIC, Erase, by_network, in_place_of_the_restorer, unchanged
+from .pairs import make_pairs
+from .pictures import Perceptual, quality_and_distances
+from .protocol import Faces, Laboratory, laboratory_options, matrix, people_of_celeba
+from .published import Publisher, decode
+from .purifier import Learning, PurifierTraining
+from .suspicion import finish
+
+AUTHORITY = "authority"
+NOBODY = "not erased"
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person's published picture, as it was and as every eraser leaves it.
+
+    Attributes:
+        shown: embeddings of ``clean``, ``protected``, and of each eraser's file by its name.
+        others: of the person's other photos.
+        quality: measures of each eraser's file against the clean picture.
+    """
+
+    shown: dict[str, Faces]
+    others: list[Faces]
+    quality: dict[str, dict[str, float]]
+
+
+def run_person(
+    photos: Sequence[Path],
+    laboratory: Laboratory,
+    erasers: Mapping[str, Publisher],
+    perceptual: Mapping[str, Perceptual],
+) -> Person | None:
+    """Publishes the first photo and lets every eraser have the file; None without a face to protect."""
+    made = laboratory.protect(photos[0])
+    if made is None:
+        return None
+    clean, published_file = made
+    published = decode(published_file)
+    shown = {"clean": laboratory.embed(clean), "protected": laboratory.embed(published)}
+    quality = {}
+    for name, eraser in erasers.items():
+        file = eraser.erase(published)
+        erased = None if file is None else decode(file)
+        shown[name] = laboratory.embed(erased)
+        # What could not be erased stays as it was published.
+        quality[name] = quality_and_distances(perceptual, clean, published if erased is None else erased)
+    others = [laboratory.embed(read_picture(photo).pixels) for photo in photos[1:]]
+    return Person(shown, others, quality)
+
+
+def measure(
+    everybody: Sequence[Sequence[Path]],
+    laboratory: Laboratory,
+    erasers: Mapping[str, Erase],
+    perceptual: Mapping[str, Perceptual],
+) -> dict[str, Any]:
+    """Runs every eraser over people with two photos or more each; the authority's own is always among them.
+
+    Raises:
+        NoFaceError: there is none in the target's picture, or in any first photo.
+    """
+    m = min(len(photos) for photos in everybody) - 1
+    with ExitStack() as stack:
+        stack.enter_context(laboratory)
+        own = laboratory.publisher
+        publishers = {AUTHORITY: own} | {
+            name: stack.enter_context(
+                Publisher(
+                    own.bundle,
+                    own.key,
+                    quality=own.quality,
+                    threads=own.threads,
+                    eraser=in_place_of_the_restorer(name, erase),
+                )
+            )
+            for name, erase in erasers.items()
+        }
+        found = [
+            run_person(photos[: 1 + m], laboratory, publishers, perceptual)
+            for photos in track(everybody, "people")
+        ]
+    people = [person for person in found if person is not None]
+    if not people:
+        raise NoFaceError(f"no face was found in the pictures of {len(found)} people")
+    return {
+        **laboratory.about("eraser"),
+        "people": len(people),
+        "other_photos": m,
+        "no_face_found": len(found) - len(people),
+        "erasers": {
+            name: {
+                "lost": sum(person.shown[name] is None for person in people),
+                "quality": {
+                    measured: mean_of(np.array([person.quality[name][measured] for person in people]))
+                    for measured in people[0].quality[name]
+                },
+                "recognizers": _rates(people, laboratory, name),
+            }
+            for name in publishers
+        },
+        **laboratory.plausibility(
+            [{"clean": p.shown["clean"], "restored": p.shown[AUTHORITY]} for p in people]
+        ),
+    }
+
+
+def _rates(people: Sequence[Person], laboratory: Laboratory, eraser: str) -> dict[str, Any]:
+    """By recogniser: against the target and the very picture that was protected, and by other photos."""
+    rows = {}
+    for name, role in laboratory.roles.items():
+        target = laboratory.target[name]
+        versions = {"clean": "clean", "protected": "protected", "restored": eraser}
+        faces = {
+            version: matrix([person.shown[key] for person in people], name, len(target))
+            for version, key in versions.items()
+        }
+        attacked = attack_rates(
+            faces,
+            target,
+            attack_threshold=laboratory.thresholds.at(name, FAR_ATTACK),
+            erasure_threshold=laboratory.thresholds.at(name, FAR_ERASURE),
+        )
+        others = np.stack([matrix(person.others, name, len(target)) for person in people])
+        limits = {far: laboratory.thresholds.at(name, far) for far in FARS_OWNER}
+        found = owner_rates(faces, others, [target], limits)
+        rows[name] = {
+            "role": role,
+            "esr": attacked["esr"],
+            "owner_accepted": attacked["owner_accepted_restored"],
+            "by_other_photos": {"clean": found["clean"], "erased": found["restored"]},
+        }
+    return rows
+
+
+def table_of(result: dict[str, Any]) -> Table:
+    """A row an eraser: how often the owner is found by other photos, rank-1 / verified at FAR 0.01."""
+    table = Table(title=f"{result['people']} people, owner found by other photos: rank-1 / FAR 0.01, percent")
+    table.add_column("eraser")
+    first = next(iter(result["erasers"].values()))
+    for name, row in first["recognizers"].items():
+        table.add_column(f"{name} ({row['role']})", justify="right")
+    table.add_column("SSIM", justify="right")
+
+    def cells(rows: Mapping[str, Any], version: str) -> list[str]:
+        found = [row["by_other_photos"][version] for row in rows.values()]
+        return [
+            " / ".join(percent(each[key]).split()[0] for key in ("rank_1", "verified_0.01")) for each in found
+        ]
+
+    table.add_row("(clean pictures)", *cells(first["recognizers"], "clean"), "")
+    for name, eraser in result["erasers"].items():
+        ssim = f"{eraser['quality']['ssim'].value:.3f}"
+        table.add_row(name, *cells(eraser["recognizers"], "erased"), ssim)
+    return table
+
+
+@click.command()
+@click.option("--celeba", required=True, type=click.Path(path_type=Path, exists=True), help="CelebA's root.")
+@click.option(
+    "--faces",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="The hacker's own: a pack of CelebA's training faces, as training prepares them.",
+)
+@click.option("--folder", required=True, type=click.Path(path_type=Path), help="Kept; rerun to go on.")
+@click.option("--pairs", "counts", multiple=True, type=int, default=(500, 2000, 8000), show_default=True)
+@click.option("--steps", default=1500, show_default=True, help="Of each training, whatever its pairs.")
+@click.option("--minutes", type=float, help="Train no longer than this now.")
+@click.option("--people", "count", default=100, show_default=True)
+@click.option("--lpips-alex", type=click.Path(path_type=Path, exists=True), help="AlexNet's, for LPIPS.")
+@click.option("--lpips-vgg", type=click.Path(path_type=Path, exists=True), help="VGG-16's, likewise.")
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+@laboratory_options
+def command(
+    celeba: Path,
+    faces: Path,
+    folder: Path,
+    counts: tuple[int, ...],
+    steps: int,
+    minutes: float | None,
+    count: int,
+    lpips_alex: Path | None,
+    lpips_vgg: Path | None,
+    out: Path,
+    **laboratory: Any,
+) -> None:
+    """Trains purifiers on pairs made with the public bundle, and measures what they bring back."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    fixed_threads(laboratory["threads"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with as_click_errors():
+        several = [photos for photos in people_of_celeba(celeba) if len(photos) > 1][:count]
+        bundle = open_bundle((laboratory["bundle"] or default_bundle("public").parent) / "public")
+        pack = prepared_pack(faces, bundle.manifest.image_size)
+        if known := {photo.name for photos in several for photo in photos} & set(pack.names):
+            raise ValueError(
+                f"expected training faces of other people than are measured, found {len(known)} pictures of "
+                f"{celeba.name}'s test partition in {faces}, e.g. {min(known)}"
+            )
+        own = pack.first(max(counts)).crops
+        pairs = make_pairs(bundle, own, folder, quality=laboratory["quality"], threads=laboratory["threads"])
+        erasers: dict[str, Erase] = {NOBODY: unchanged, **GENERIC}
+        trained = {}
+        for number in counts:
+            training = PurifierTraining(pairs, Learning(pairs=number, steps=steps), folder)
+            before = training.seconds
+            if not training.run(minutes):
+                click.echo(f"{number} pairs: {training.done} of {steps} steps; run the same again to go on")
+                return
+            minutes = None if minutes is None else minutes - (training.seconds - before) / 60
+            name = f"purifier, {number} pairs"
+            erasers[name] = by_network(training.network)
+            trained[name] = {**dataclasses.asdict(training.learning), "seconds": training.seconds}
+        trunks = {"alex": lpips_alex, "vgg": lpips_vgg}
+        perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
+        result = measure(several, Laboratory(**laboratory), erasers, perceptual)
+    result |= {"data": f"{celeba.name}, test partition", "faces": faces.name, "training": trained}
+    Console(width=170).print(table_of(result))
+    write_json(result, out)
+    finish(result)
