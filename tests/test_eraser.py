@@ -200,6 +200,7 @@ def test_the_command_trains_measures_and_compares(
     key_file: Path,
     celeba: list[list[Path]],
     hackers_pack: Path,
+    hopper: np.ndarray,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -209,12 +210,22 @@ def test_the_command_trains_measures_and_compares(
         raw = json.loads(manifest.read_text())
         manifest.write_text(json.dumps(raw | {"training": training}))
     monkeypatch.setattr(eraser, "people_of_celeba", lambda root: celeba)
-    monkeypatch.setattr(eraser, "Laboratory", lambda **_: laboratory(bundles, key_file, celeba[0][0]))
+    target = tmp_path / "target.png"
+    Image.fromarray(hopper[:, ::-1, ::-1]).save(target)  # neither of the two
+    monkeypatch.setattr(eraser, "Laboratory", lambda **_: laboratory(bundles, key_file, target))
     stopped = run(tmp_path, hackers_pack, bundles, "--minutes", "0")
     assert "16 pairs: 0 of 2 steps; run the same again to go on" in stopped.output
     assert not (tmp_path / "out.json").exists()
     done = run(tmp_path, hackers_pack, bundles)
     assert done.exit_code == 0, done.output
+    first = (tmp_path / "out.json").read_text()
+    kept = sorted((tmp_path / "kept").glob("people-*/*.json"))
+    assert [path.stem for path in kept] == ["a", "h"]
+    kept[1].unlink()  # as if it had been stopped before the second one
+    late = run(tmp_path, hackers_pack, bundles, "--minutes", "0")
+    assert "not everybody was measured; run the same again to go on" in late.output
+    assert run(tmp_path, hackers_pack, bundles).exit_code == 0
+    assert (tmp_path / "out.json").read_text() == first
     result = json.loads((tmp_path / "out.json").read_text())
     names = ["authority", "not erased", *GENERIC, "purifier, 16 pairs"]
     assert list(result["erasers"]) == names

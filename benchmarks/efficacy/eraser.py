@@ -7,11 +7,10 @@ makes its own file of it, and strangers compare that with the person's other pho
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,20 @@ from rich.table import Table
 
 from runtime.errors import NoFaceError
 from runtime.manifest import open_bundle
-from runtime.pictures import read_picture
 from runtime.shipped import default_bundle
 from training.data import prepared_pack
-from training.evaluation import FAR_ATTACK, FAR_ERASURE, attack_rates, mean_of, owner_rates
-from training.evaluation.rates import FARS_OWNER
+from training.evaluation import mean_of
 from training.evaluation.statistics import percent, write_json
 from training.monitor import fixed_threads
 from training.perceptual import Lpips
 
 from ..common import as_click_errors
+from .erased_person import Person, Shelf, rates_of, run_person
 from .erasers import GENERIC, Erase, by_network, in_place_of_the_restorer, unchanged
 from .pairs import make_pairs
-from .pictures import Perceptual, quality_and_distances
-from .protocol import Faces, Laboratory, laboratory_options, matrix, people_of_celeba
-from .published import Publisher, decode
+from .pictures import Perceptual
+from .protocol import Laboratory, laboratory_options, people_of_celeba
+from .published import Publisher
 from .purifier import Learning, PurifierTraining
 from .suspicion import finish
 
@@ -45,57 +43,32 @@ AUTHORITY = "authority"
 NOBODY = "not erased"
 
 
-@dataclass(frozen=True)
-class Person:
-    """One person's published picture, as it was and as every eraser leaves it.
-
-    Attributes:
-        shown: embeddings of ``clean``, ``protected``, and of each eraser's file by its name.
-        others: of the person's other photos.
-        quality: measures of each eraser's file against the clean picture.
-    """
-
-    shown: dict[str, Faces]
-    others: list[Faces]
-    quality: dict[str, dict[str, float]]
-
-
-def run_person(
-    photos: Sequence[Path],
-    laboratory: Laboratory,
-    erasers: Mapping[str, Publisher],
-    perceptual: Mapping[str, Perceptual],
-) -> Person | None:
-    """Publishes the first photo and lets every eraser have the file; None without a face to protect."""
-    made = laboratory.protect(photos[0])
-    if made is None:
-        return None
-    clean, published_file = made
-    published = decode(published_file)
-    shown = {"clean": laboratory.embed(clean), "protected": laboratory.embed(published)}
-    quality = {}
-    for name, eraser in erasers.items():
-        file = eraser.erase(published)
-        erased = None if file is None else decode(file)
-        shown[name] = laboratory.embed(erased)
-        # What could not be erased stays as it was published.
-        quality[name] = quality_and_distances(perceptual, clean, published if erased is None else erased)
-    others = [laboratory.embed(read_picture(photo).pixels) for photo in photos[1:]]
-    return Person(shown, others, quality)
-
-
 def measure(
     everybody: Sequence[Sequence[Path]],
     laboratory: Laboratory,
     erasers: Mapping[str, Erase],
     perceptual: Mapping[str, Perceptual],
-) -> dict[str, Any]:
+    *,
+    folder: Path,
+    made_of: Mapping[str, Any],
+    minutes: float | None,
+) -> dict[str, Any] | None:
     """Runs every eraser over people with two photos or more each; the authority's own is always among them.
+
+    Args:
+        folder: keeps who was measured.
+        made_of: what the erasers are, JSON-like, so that nobody is kept who was measured with others.
+        minutes: None for as long as it takes.
+
+    Returns:
+        None where the minutes were over first.
 
     Raises:
         NoFaceError: there is none in the target's picture, or in any first photo.
     """
+    began = time.monotonic()
     m = min(len(photos) for photos in everybody) - 1
+    people: list[Person] = []
     with ExitStack() as stack:
         stack.enter_context(laboratory)
         own = laboratory.publisher
@@ -111,18 +84,30 @@ def measure(
             )
             for name, erase in erasers.items()
         }
-        found = [
-            run_person(photos[: 1 + m], laboratory, publishers, perceptual)
-            for photos in track(everybody, "people")
-        ]
-    people = [person for person in found if person is not None]
+        depends = {
+            "bundle": own.about,
+            "quality": own.quality,
+            "others": m,
+            "erasers": [*publishers, made_of],
+            "recognizers": [r.sha256 for r in laboratory.recognizers],
+            "perceptual": list(perceptual),
+        }
+        shelf = Shelf(folder, depends)
+        for photos in track(everybody, "people"):
+            if not shelf.has(photos[0]):
+                if minutes is not None and time.monotonic() - began > 60 * minutes:
+                    return None
+                shelf.put(photos[0], run_person(photos[: 1 + m], laboratory, publishers, perceptual))
+            if (person := shelf.get(photos[0])) is not None:
+                people.append(person)
     if not people:
-        raise NoFaceError(f"no face was found in the pictures of {len(found)} people")
+        raise NoFaceError(f"no face was found in the pictures of {len(everybody)} people")
+    laboratory.face_ssims = [person.face_ssim for person in people]
     return {
         **laboratory.about("eraser"),
         "people": len(people),
         "other_photos": m,
-        "no_face_found": len(found) - len(people),
+        "no_face_found": len(everybody) - len(people),
         "erasers": {
             name: {
                 "lost": sum(person.shown[name] is None for person in people),
@@ -130,7 +115,7 @@ def measure(
                     measured: mean_of(np.array([person.quality[name][measured] for person in people]))
                     for measured in people[0].quality[name]
                 },
-                "recognizers": _rates(people, laboratory, name),
+                "recognizers": rates_of(people, laboratory, name),
             }
             for name in publishers
         },
@@ -138,34 +123,6 @@ def measure(
             [{"clean": p.shown["clean"], "restored": p.shown[AUTHORITY]} for p in people]
         ),
     }
-
-
-def _rates(people: Sequence[Person], laboratory: Laboratory, eraser: str) -> dict[str, Any]:
-    """By recogniser: against the target and the very picture that was protected, and by other photos."""
-    rows = {}
-    for name, role in laboratory.roles.items():
-        target = laboratory.target[name]
-        versions = {"clean": "clean", "protected": "protected", "restored": eraser}
-        faces = {
-            version: matrix([person.shown[key] for person in people], name, len(target))
-            for version, key in versions.items()
-        }
-        attacked = attack_rates(
-            faces,
-            target,
-            attack_threshold=laboratory.thresholds.at(name, FAR_ATTACK),
-            erasure_threshold=laboratory.thresholds.at(name, FAR_ERASURE),
-        )
-        others = np.stack([matrix(person.others, name, len(target)) for person in people])
-        limits = {far: laboratory.thresholds.at(name, far) for far in FARS_OWNER}
-        found = owner_rates(faces, others, [target], limits)
-        rows[name] = {
-            "role": role,
-            "esr": attacked["esr"],
-            "owner_accepted": attacked["owner_accepted_restored"],
-            "by_other_photos": {"clean": found["clean"], "erased": found["restored"]},
-        }
-    return rows
 
 
 def table_of(result: dict[str, Any]) -> Table:
@@ -201,7 +158,7 @@ def table_of(result: dict[str, Any]) -> Table:
 @click.option("--folder", required=True, type=click.Path(path_type=Path), help="Kept; rerun to go on.")
 @click.option("--pairs", "counts", multiple=True, type=int, default=(500, 2000, 8000), show_default=True)
 @click.option("--steps", default=1500, show_default=True, help="Of each training, whatever its pairs.")
-@click.option("--minutes", type=float, help="Train no longer than this now.")
+@click.option("--minutes", type=float, help="Train and measure no longer than this now.")
 @click.option("--people", "count", default=100, show_default=True)
 @click.option("--lpips-alex", type=click.Path(path_type=Path, exists=True), help="AlexNet's, for LPIPS.")
 @click.option("--lpips-vgg", type=click.Path(path_type=Path, exists=True), help="VGG-16's, likewise.")
@@ -237,19 +194,33 @@ def command(
         pairs = make_pairs(bundle, own, folder, quality=laboratory["quality"], threads=laboratory["threads"])
         erasers: dict[str, Erase] = {NOBODY: unchanged, **GENERIC}
         trained = {}
+        began = time.monotonic()
+
+        def left() -> float | None:
+            return None if minutes is None else minutes - (time.monotonic() - began) / 60
+
         for number in counts:
             training = PurifierTraining(pairs, Learning(pairs=number, steps=steps), folder)
-            before = training.seconds
-            if not training.run(minutes):
+            if not training.run(left()):
                 click.echo(f"{number} pairs: {training.done} of {steps} steps; run the same again to go on")
                 return
-            minutes = None if minutes is None else minutes - (training.seconds - before) / 60
             name = f"purifier, {number} pairs"
             erasers[name] = by_network(training.network)
-            trained[name] = {**dataclasses.asdict(training.learning), "seconds": training.seconds}
+            trained[name] = {**training.given, "seconds": training.seconds}
         trunks = {"alex": lpips_alex, "vgg": lpips_vgg}
         perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
-        result = measure(several, Laboratory(**laboratory), erasers, perceptual)
+        result = measure(
+            several,
+            Laboratory(**laboratory),
+            erasers,
+            perceptual,
+            folder=folder,
+            made_of=trained,
+            minutes=left(),
+        )
+        if result is None:
+            click.echo("not everybody was measured; run the same again to go on")
+            return
     result |= {"data": f"{celeba.name}, test partition", "faces": faces.name, "training": trained}
     Console(width=170).print(table_of(result))
     write_json(result, out)

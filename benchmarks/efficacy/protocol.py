@@ -96,7 +96,7 @@ class Laboratory:
         with ExitStack() as stack:
             stack.enter_context(self.publisher)
             self._unknown = check_held_out(self.recognizers, self.publisher.training)
-            self._face_ssims: list[float] = []
+            self.face_ssims: list[float] = []
             face = self.embed(read_picture(self._target_picture).pixels)
             if face is None:
                 raise NoFaceError(f"no face was found in the target's picture {self._target_picture}")
@@ -122,7 +122,7 @@ class Laboratory:
             logger.warning("no face was found in %s", path.name)
             return None
         if (face := find_main_face(clean, self.publisher.detector)) is not None:
-            self._face_ssims.append(face_ssim(clean, decode(published), face.landmarks))
+            self.face_ssims.append(face_ssim(clean, decode(published), face.landmarks))
         return clean, published
 
     def summarise(self, pictures: Sequence[dict[str, Faces]]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Laboratory:
         }
         thresholds = {name: self.thresholds.at(name, FAR_ATTACK) for name in self.target}
         found = {
-            **protection_figures(self._face_ssims),
+            **protection_figures(self.face_ssims),
             **restoration_figures(faces["clean"], faces["restored"], thresholds),
             **figures,
         }

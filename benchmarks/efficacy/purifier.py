@@ -108,15 +108,15 @@ class PurifierTraining:
         self.done, self.seconds = 0, 0.0
         self._file = folder / f"purifier-{learning.pairs}.pt"
         given = {**dataclasses.asdict(learning), "made_with": pairs.made_with}
-        self._given = json.loads(json.dumps(given))  # as the file gives it back
+        self.given = json.loads(json.dumps(given))  # as the file gives it back
         if self._file.exists():
             self._resume()
 
     def _resume(self) -> None:
         state = torch.load(self._file, map_location="cpu", weights_only=True)
-        if state["given"] != self._given:
+        if state["given"] != self.given:
             raise ValueError(
-                f"{self._file} was trained with {state['given']}, expected {self._given}; use another "
+                f"{self._file} was trained with {state['given']}, expected {self.given}; use another "
                 "--folder, or the same settings"
             )
         self.network.load_state_dict(state["network"])
@@ -126,7 +126,7 @@ class PurifierTraining:
     def save(self) -> None:
         """Writes everything that going on needs, whole or not at all."""
         state = {
-            "given": self._given,
+            "given": self.given,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
