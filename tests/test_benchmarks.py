@@ -246,13 +246,22 @@ def test_lower_jpeg_quality_loses_more() -> None:
     assert errors == sorted(errors, reverse=True)
 
 
+class NoFaces:
+    """A detector of faces that are never there."""
+
+    def detect(self, pixels: np.ndarray) -> tuple[()]:
+        return ()
+
+
 class Inverter:
     """A publisher whose protection is the picture's negative."""
 
     open: bool | None = None
+    detector = NoFaces()
 
     def __init__(self, erases: bool) -> None:
         self.erases = erases
+        self.training: dict = {}
 
     def __enter__(self) -> Inverter:
         self.open = True
@@ -274,7 +283,7 @@ class Inverter:
 def laboratory(erases: bool) -> Laboratory:
     """Its one recogniser sees a picture's mean colour."""
     bare = Laboratory.__new__(Laboratory)
-    bare.publisher = Inverter(erases)
+    bare.publisher, bare.recognizers = Inverter(erases), []
     bare.embed = lambda pixels: None if pixels is None else {"r": pixels.mean((0, 1)) / 255}
     return bare
 

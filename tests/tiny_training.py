@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -104,3 +105,18 @@ def weights_of(folder) -> dict[str, torch.Tensor]:
 
 def settings(**attack) -> RunConfig:
     return dataclasses.replace(CONFIG, attack_settings=dataclasses.replace(CONFIG.attack_settings, **attack))
+
+
+def stop(training, step: int) -> None:
+    """Saved at a step, as it is from time to time, and killed in the next one."""
+    make_step = training._step
+
+    def until(*arguments):
+        if training.done == step:
+            training.save()
+            raise KeyboardInterrupt
+        return make_step(*arguments)
+
+    training._step = until
+    with pytest.raises(KeyboardInterrupt):
+        training.run(None)

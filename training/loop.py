@@ -17,6 +17,7 @@ from .batches import epoch_batches, steps_per_epoch
 from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_checkpoint
 from .config import RunConfig, config_from_dict
 from .data import FacePack
+from .fingerprint import FIELD
 from .ranks import Ranks, launch
 from .schedule import learning_rate, loss_weights, stage_progress
 from .stages import Networks, Stage
@@ -260,11 +261,13 @@ class Run:
             raise CheckpointError(
                 f"{self.folder} holds a slim checkpoint, for export alone; begin another run with --continue"
             )
-        remembered = {key: state["about"].get(key) for key in self.given}
-        if remembered != self.given:
+        # A run that began before there were fingerprints goes on without: its first files are not known.
+        given = {k: v for k, v in self.given.items() if k != FIELD or FIELD in state["about"]}
+        remembered = {key: state["about"].get(key) for key in given}
+        if remembered != given:
             raise CheckpointError(
                 f"{self.folder} holds a run that was given something else; use another --out, or the same: "
-                f"{_differences(remembered, self.given)}"
+                f"{_differences(remembered, given)}"
             )
         saved = dataclasses.asdict(config_from_dict(state["config"]))  # fields it lacks had their defaults
         if saved != dataclasses.asdict(self.config):

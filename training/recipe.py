@@ -20,6 +20,7 @@ from .batches import take
 from .config import RunConfig
 from .data import ATTRIBUTES, FacePack, Labeller, Split, load_pack, pack_faces, prepared_pack, read_faces
 from .data.errors import DataError
+from .fingerprint import FIELD
 from .labels import RunLabeller
 from .loop import Run
 from .monitor import RunMonitor, Unwatched, fixed_threads
@@ -121,6 +122,7 @@ def train(
             "faces": len(faces),
             "labelled_by": faces.labelled_by,
             "surrogates": [recognizer.card.name for recognizer in recognizers],
+            FIELD: {r.card.name: dataclasses.asdict(r.fingerprint()) for r in recognizers},
             "target": job.target_text or ", ".join(picture.name for picture in pictures),
             "target_sha256": [sha256(picture.read_bytes()).hexdigest() for picture in pictures],
         },

@@ -19,7 +19,8 @@ from training.evaluation import Embedder, load_recognizers
 from training.evaluation.statistics import write_json
 
 from ..common import draw, environment
-from .recognition import FARS, VerifyRecognizer, embed_main_face
+from .recognition import VerifyRecognizer, embed_main_face
+from .verification import impostor_thresholds
 
 
 @click.command()
@@ -47,8 +48,7 @@ def command(
     calibrated = {}
     for recognizer in recognizers:
         matrix = np.stack(collected[recognizer.name])
-        cosines = (matrix @ matrix.T)[np.triu_indices(len(matrix), k=1)]
-        threshold = {str(far): float(np.quantile(cosines, 1 - far)) for far in FARS}
+        threshold, pairs = impostor_thresholds(matrix)
         calibrated[recognizer.name] = {"sha256": recognizer.sha256, "threshold": threshold}
         click.echo(
             f"{recognizer.name}: " + ", ".join(f"FAR {far} {cosine:.4f}" for far, cosine in threshold.items())
@@ -58,7 +58,7 @@ def command(
         "environment": environment(),
         "data": lfw.name,
         "pictures": len(matrix),
-        "pairs": len(cosines),
+        "pairs": pairs,
         "seed": seed,
         "recognizers": calibrated,
     }

@@ -27,6 +27,7 @@ from training.evaluation.statistics import percent, write_json
 from ..common import as_click_errors
 from .protocol import Faces, Laboratory, laboratory_options, lost_faces, matrix, people_of_celeba
 from .published import decode
+from .suspicion import finish
 
 
 def run_person(photos: Sequence[Path], laboratory: Laboratory) -> tuple[dict[str, Faces], list[Faces]] | None:
@@ -74,6 +75,7 @@ def measure(everybody: Sequence[Sequence[Path]], laboratory: Laboratory) -> dict
         "no_face_found": len(found) - len(people),
         "lost": lost_faces([versions for versions, _ in people]),
         "recognizers": rows,
+        **laboratory.plausibility([versions for versions, _ in people]),
     }
 
 
@@ -106,3 +108,4 @@ def command(celeba: Path, count: int | None, out: Path, **laboratory: Any) -> No
     result["data"] = f"{celeba.name}, test partition"
     Console(width=170).print(table_of(result))
     write_json(result, out)
+    finish(result)

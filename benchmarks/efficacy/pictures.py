@@ -33,6 +33,7 @@ from training.perceptual import Lpips
 from ..common import as_click_errors
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import Pixels, decode
+from .suspicion import finish
 
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -78,15 +79,18 @@ def run_picture(
     pairs = {title: (versions[a], versions[b]) for title, (a, b) in PAIRS.items()}
     return Sample(
         {version: laboratory.embed(pixels) for version, pixels in shown.items()},
-        {title: quality_of(*pair) | _distances(perceptual, *pair) for title, pair in pairs.items()},
+        {title: quality_and_distances(perceptual, *pair) for title, pair in pairs.items()},
         {name: inception(pixels[None])[0] for name, pixels in versions.items()} if inception else None,
         erased=restored is not None,
     )
 
 
 @torch.no_grad()
-def _distances(perceptual: Mapping[str, Perceptual], source: Pixels, other: Pixels) -> dict[str, float]:
-    return {
+def quality_and_distances(
+    perceptual: Mapping[str, Perceptual], source: Pixels, other: Pixels
+) -> dict[str, float]:
+    """``quality_of`` two pictures ``(H, W, 3)``, and every perceptual distance by its name."""
+    return quality_of(source, other) | {
         name: float(distance(to_network(other[None]), to_network(source[None])))
         for name, distance in perceptual.items()
     }
@@ -115,21 +119,27 @@ def measure(
     if not samples:
         raise NoFaceError(f"no face was found in any of {len(paths)} pictures")
     embeddings = [sample.embeddings for sample in samples]
+    quality = {
+        pair: {
+            measure: mean_of(np.array([sample.quality[pair][measure] for sample in samples]))
+            for measure in samples[0].quality[pair]
+        }
+        for pair in samples[0].quality
+    }
+    changed = quality["protected against clean"]
+    figures = {"protected_ssim": changed["ssim"].value}
+    if "lpips_alex" in changed:
+        figures["protected_lpips"] = changed["lpips_alex"].value
     return {
         **laboratory.about("efficacy"),
         "pictures": len(paths),
         "no_face_found": len(found) - len(samples),
         "not_erased": sum(not sample.erased for sample in samples),
         "lost": lost_faces(embeddings),
-        "quality": {
-            pair: {
-                measure: mean_of(np.array([sample.quality[pair][measure] for sample in samples]))
-                for measure in samples[0].quality[pair]
-            }
-            for pair in samples[0].quality
-        },
+        "quality": quality,
         "fid": frechet_distances(_features(samples), PAIRS),
         "recognizers": laboratory.summarise(embeddings),
+        **laboratory.plausibility(embeddings, **figures),
     }
 
 
@@ -197,3 +207,4 @@ def command(
     result |= {"seed": seed, "data": data}
     Console(width=150).print(table_of(result))
     write_json(result, out)
+    finish(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,8 +29,9 @@ from training.evaluation import (
 from training.evaluation.rates import VERSIONS
 
 from ..common import draw, environment, pictures_below
-from .published import Pixels, Publisher
-from .recognition import embed_main_face
+from .published import Pixels, Publisher, decode
+from .recognition import embed_main_face, find_main_face
+from .suspicion import check_held_out, face_ssim, protection_figures, restoration_figures, suspicions_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Laboratory:
     Raises:
         ValueError: a recogniser was not calibrated.
         NoFaceError: entered, and the target's picture shows no face.
+        ValueError: entered, and a black-box recogniser is one that the bundle was trained against.
     """
 
     def __init__(
@@ -92,6 +95,8 @@ class Laboratory:
     def __enter__(self) -> Laboratory:
         with ExitStack() as stack:
             stack.enter_context(self.publisher)
+            self._unknown = check_held_out(self.recognizers, self.publisher.training)
+            self.face_ssims: list[float] = []
             face = self.embed(read_picture(self._target_picture).pixels)
             if face is None:
                 raise NoFaceError(f"no face was found in the target's picture {self._target_picture}")
@@ -112,14 +117,37 @@ class Laboratory:
         """A picture and its protected file; None, and a line in the log, where no face is found."""
         clean = read_picture(path).pixels
         try:
-            return clean, self.publisher.protect(clean)
+            published = self.publisher.protect(clean)
         except NoFaceError:
             logger.warning("no face was found in %s", path.name)
             return None
+        if (face := find_main_face(clean, self.publisher.detector)) is not None:
+            self.face_ssims.append(face_ssim(clean, decode(published), face.landmarks))
+        return clean, published
 
     def summarise(self, pictures: Sequence[dict[str, Faces]]) -> dict[str, Any]:
         """See ``summarise``."""
         return summarise(pictures, self.roles, self.target, self.thresholds)
+
+    def plausibility(self, pictures: Sequence[dict[str, Faces]], **figures: float) -> dict[str, Any]:
+        """What cheats would show in, and the suspicions it gives rise to; see ``suspicion``.
+
+        Args:
+            pictures: every picture's embeddings, ``clean`` and ``restored`` among them.
+            figures: more of those that ``suspicion.BOUNDS`` names.
+        """
+        faces = {
+            version: {n: matrix([p[version] for p in pictures], n, len(t)) for n, t in self.target.items()}
+            for version in ("clean", "restored")
+        }
+        thresholds = {name: self.thresholds.at(name, FAR_ATTACK) for name in self.target}
+        found = {
+            **protection_figures(self.face_ssims),
+            **restoration_figures(faces["clean"], faces["restored"], thresholds),
+            **figures,
+        }
+        suspicions = [*self._unknown, *suspicions_of(found)]
+        return {"plausibility": found, "suspicions": [asdict(suspicion) for suspicion in suspicions]}
 
     def about(self, benchmark: str) -> dict[str, Any]:
         """What a result says of how it came about."""

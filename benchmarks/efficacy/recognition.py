@@ -32,6 +32,14 @@ def main_face(faces: Sequence[Face], near: tuple[float, float]) -> Face | None:
     return min(faces, key=lambda f: float(np.linalg.norm(f.landmarks.mean(0) - near)), default=None)
 
 
+def find_main_face(
+    pixels: NDArray[np.uint8], detector: FaceDetector, near: tuple[float, float] | None = None
+) -> Face | None:
+    """The face nearest to ``near`` (the picture's centre); None without a face."""
+    height, width = pixels.shape[:2]
+    return main_face(detector.detect(pixels), near or (width / 2, height / 2))
+
+
 def embed_main_face(
     pixels: NDArray[np.uint8],
     detector: FaceDetector,
@@ -39,8 +47,7 @@ def embed_main_face(
     near: tuple[float, float] | None = None,
 ) -> dict[str, Embedding] | None:
     """Embeddings by name of the face nearest to ``near`` (the picture's centre); None without a face."""
-    height, width = pixels.shape[:2]
-    face = main_face(detector.detect(pixels), near or (width / 2, height / 2))
+    face = find_main_face(pixels, detector, near)
     if face is None:
         return None
     return {r.name: r.embed(pixels, face.landmarks) for r in recognizers}

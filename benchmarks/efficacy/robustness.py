@@ -24,6 +24,7 @@ from ..common import as_click_errors
 from .operations import OPERATIONS
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import decode
+from .suspicion import finish
 
 RATES = {"asr": "ASR", "esr": "ESR", "owner_accepted_restored": "owner, restored"}
 
@@ -74,6 +75,8 @@ def measure(paths: Sequence[Path], laboratory: Laboratory, *, seed: int) -> dict
             }
             for name in OPERATIONS
         },
+        # Only where nothing happened to the published file: some operations end erasure honestly.
+        **laboratory.plausibility([picture["none"] for picture in pictures]),
     }
 
 
@@ -108,3 +111,4 @@ def command(images: Path, count: int, seed: int, out: Path, **laboratory: Any) -
     result |= {"seed": seed, "data": data}
     Console(width=170).print(table_of(result))
     write_json(result, out)
+    finish(result)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from runtime.geometry import box_transform, warp
 
+from ..fingerprint import Fingerprint, onnx_fingerprint
 from ..surrogates import RecognizerCard, load_cards, load_recognizer
 
 Embedding = NDArray[np.float32]
@@ -29,6 +30,14 @@ class Embedder(Protocol):
     sha256: str
 
     def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding: ...
+
+
+class MeasuredEmbedder(Embedder, Protocol):
+    """A recogniser of a cards file."""
+
+    card: RecognizerCard
+
+    def fingerprint(self) -> Fingerprint: ...
 
 
 class OnnxRecognizer:
@@ -48,6 +57,11 @@ class OnnxRecognizer:
         self.sha256 = hashlib.sha256(model).hexdigest()
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
+
+    def fingerprint(self) -> Fingerprint:
+        """See ``Recognizer.fingerprint``."""
+        assert self.card.path is not None
+        return onnx_fingerprint(self.card.path)
 
     def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
         """Embedding ``(d,)`` of the face with these landmarks ``(5, 2)`` in a picture ``(H, W, 3)``."""
@@ -69,6 +83,10 @@ class TorchRecognizer:
         for key, tensor in self._recognizer.network.state_dict().items():
             digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
         self.sha256 = digest.hexdigest()
+
+    def fingerprint(self) -> Fingerprint:
+        """See ``Recognizer.fingerprint``."""
+        return self._recognizer.fingerprint()
 
     def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
         """Embedding ``(d,)`` of the face with these landmarks ``(5, 2)`` in a picture ``(H, W, 3)``."""

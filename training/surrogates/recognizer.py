@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn import functional
 
 from runtime.geometry import box_transform, invert
 
+from ..fingerprint import Fingerprint, onnx_fingerprint, weights_sha256
 from .card import RecognizerCard
 from .sources import LOADERS
 
@@ -34,6 +37,13 @@ class Recognizer(nn.Module):
     def train(self, mode: bool = True) -> Recognizer:
         """Stays in evaluation mode: the recogniser is what the attack is measured against."""
         return super().train(False)
+
+    def fingerprint(self) -> Fingerprint:
+        """What the network is known by later."""
+        if self.card.source == "onnx" and self.card.path is not None:
+            return onnx_fingerprint(self.card.path)
+        file = sha256(self.card.path.read_bytes()).hexdigest() if self.card.path else None
+        return Fingerprint(file, weights_sha256(t.cpu().numpy() for t in self.network.state_dict().values()))
 
     def sampling_grid(self, landmarks: Tensor, crop_px: int) -> Tensor:
         """Where each input pixel lies in the crop.

@@ -1,0 +1,80 @@
+"""What a hacker can make with the public bundle and own faces: pairs of a protected face and a clean one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from runtime.backends import DEFAULT_BACKEND, create_backend
+from runtime.manifest import Bundle
+from training.batches import to_network
+from training.evaluation.crops import Crops, jpeg, to_uint8
+from training.stages.publish import Publish
+
+SHARD = 250  # faces that are protected before they are kept on disk
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Faces before and after.
+
+    Attributes:
+        clean, protected: ``(N, S, S, 3)`` uint8 RGB; the protected ones were saved as JPEG.
+        made_with: SHA-256 of the generator.
+    """
+
+    clean: Crops
+    protected: Crops
+    made_with: str
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+
+def make_pairs(
+    bundle: Bundle, clean: Crops, folder: Path, *, quality: int, threads: int | None = None
+) -> Pairs:
+    """Protects crops with a public bundle at its own settings, pastes them back, saves them as JPEG.
+
+    Args:
+        clean: ``(N, S, S, 3)`` uint8 RGB aligned faces.
+        folder: keeps the protected ones, by generator; rerun to go on.
+        quality: of the JPEG files.
+    """
+    made_with = bundle.manifest.models["protect"].sha256
+    shards = folder / f"pairs-{made_with[:12]}-q{quality}"
+    shards.mkdir(parents=True, exist_ok=True)
+    publish = Publish(bundle.manifest.image_size, masked=True)
+    protected = []
+    with (
+        create_backend(DEFAULT_BACKEND, bundle.read("protect"), threads=threads) as generator,
+        create_backend(DEFAULT_BACKEND, bundle.read("attributes"), threads=threads) as labeller,
+    ):
+
+        def protect(faces: Crops) -> Crops:
+            column = np.ones((len(faces), 1), np.float32)
+            inputs: Mapping[str, NDArray] = {
+                "faces": faces,
+                "attributes": (labeller.run({"faces": faces})["probabilities"] >= 0.5).astype(np.float32),
+                "strength": column * np.float32(bundle.manifest.strength),
+                "injection": column * np.float32(bundle.manifest.injection),
+            }
+            output = generator.run(inputs)["protected"]
+            return jpeg(to_uint8(publish(to_network(faces), to_network(output))), quality)
+
+        for start in track(range(0, len(clean), SHARD), "pairs"):
+            faces = np.array(clean[start : start + SHARD])  # a pack is mapped, and read-only
+            shard = shards / f"{start:06d}-{len(faces)}.npy"
+            if not shard.exists():
+                step = bundle.manifest.max_batch
+                parts = [protect(faces[i : i + step]) for i in range(0, len(faces), step)]
+                partial = shard.with_suffix(".partial.npy")
+                np.save(partial, np.concatenate(parts))
+                partial.replace(shard)
+            protected.append(np.load(shard))
+    return Pairs(np.asarray(clean), np.concatenate(protected), made_with)

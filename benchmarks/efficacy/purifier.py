@@ -1,0 +1,182 @@
+"""An unauthorised eraser: a U-Net that a hacker trains on pairs made with the public bundle alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.batches import to_network
+from training.draws import Draws
+from training.noise_pool import NoisePool
+from training.presets import COMPACT
+from training.stages.publish import Publish, Realignment
+
+from .pairs import Pairs
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY_S = 60.0
+
+
+class Purifier(nn.Module):
+    """A U-Net (Ronneberger et al., 2015) that adds a correction to a face.
+
+    Args:
+        channels: of each level, the first at full size; each next one has half the side.
+    """
+
+    def __init__(self, channels: Sequence[int] = (16, 32, 64, 128, 256)) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(map(_block, (3, *channels[:-1]), channels))
+        self.up = nn.ModuleList(
+            _block(below + own, own) for below, own in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.out = nn.Conv2d(channels[0], 3, 1)
+        for parameter in self.out.parameters():  # it begins as the identity
+            nn.init.zeros_(parameter)
+
+    def forward(self, face: Tensor) -> Tensor:
+        """``(N, 3, S, S)`` in [-1, 1] to the same; S a multiple of 2 to the number of levels less one."""
+        h, skipped = face, []
+        for level, block in enumerate(self.down):
+            h = block(functional.max_pool2d(h, 2) if level else h)
+            skipped.append(h)
+        for block, skip in zip(self.up, skipped[-2::-1], strict=True):
+            h = block(torch.cat([functional.interpolate(h, scale_factor=2), skip], dim=1))
+        return face + self.out(h)
+
+
+def _block(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(channels_out, channels_out, 3, padding=1),
+        nn.LeakyReLU(0.1),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How a purifier is trained.
+
+    Attributes:
+        pairs: how many pairs the hacker has.
+        steps: the same for every number of pairs, so that these alone make the difference.
+        noise: what a batch meets before the purifier sees it, as in the authority's own training.
+        jitter: how far the alignment strays, see ``Realignment``.
+    """
+
+    pairs: int
+    steps: int
+    batch: int = 16
+    learning_rate: float = 1e-3
+    noise: NoisePool = dataclasses.field(default_factory=lambda: COMPACT.noise)
+    jitter: float = COMPACT.realignment
+    seed: int = 0
+
+
+class PurifierTraining:
+    """A purifier's training that goes on where it stopped.
+
+    Args:
+        folder: keeps ``purifier-PAIRS.pt``.
+
+    Raises:
+        ValueError: there are too few pairs, or the folder holds a training with other settings or pairs.
+    """
+
+    def __init__(self, pairs: Pairs, learning: Learning, folder: Path) -> None:
+        if len(pairs) < max(learning.pairs, learning.batch):
+            raise ValueError(f"expected {learning.pairs} pairs, at least a batch, found {len(pairs)}")
+        self.pairs, self.learning = pairs, learning
+        torch.manual_seed(learning.seed)
+        self.network = Purifier().to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning.learning_rate)
+        self.publish = Publish(pairs.clean.shape[1], masked=True)
+        self.done, self.seconds = 0, 0.0
+        self._file = folder / f"purifier-{learning.pairs}.pt"
+        given = {**dataclasses.asdict(learning), "made_with": pairs.made_with}
+        self.given = json.loads(json.dumps(given))  # as the file gives it back
+        if self._file.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        state = torch.load(self._file, map_location="cpu", weights_only=True)
+        if state["given"] != self.given:
+            raise ValueError(
+                f"{self._file} was trained with {state['given']}, expected {self.given}; use another "
+                "--folder, or the same settings"
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done, self.seconds = state["done"], state["seconds"]
+
+    def save(self) -> None:
+        """Writes everything that going on needs, whole or not at all."""
+        state = {
+            "given": self.given,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "seconds": self.seconds,
+        }
+        partial = self._file.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self._file)
+
+    def run(self, minutes: float | None) -> bool:
+        """Trains to the end, or for some minutes; True at the end."""
+        learning = self.learning
+        began = saved = clock = time.monotonic()
+        recent: list[float] = []
+        while self.done < learning.steps and (minutes is None or clock - began < 60 * minutes):
+            recent.append(self._step())
+            self.done += 1
+            now = time.monotonic()
+            self.seconds, clock = self.seconds + now - clock, now
+            if clock - saved > SAVE_EVERY_S:
+                loss = float(np.mean(recent))
+                logger.info(
+                    "%d pairs: step %d of %d, loss %.4f", learning.pairs, self.done, learning.steps, loss
+                )
+                self.save()
+                saved, recent = clock, []
+        self.save()
+        return self.done == learning.steps
+
+    def _step(self) -> float:
+        """One step; everything random in it depends on the seed and its number alone.
+
+        The loss is the mean absolute difference to the clean face, in [-1, 1], as it is pasted back.
+        """
+        learning = self.learning
+        rng = np.random.default_rng([learning.seed, self.done])
+        torch.manual_seed((learning.seed << 32) + self.done)
+        chosen = rng.choice(learning.pairs, learning.batch, replace=False)
+        protected, clean = (to_network(faces[chosen]) for faces in (self.pairs.protected, self.pairs.clean))
+        flip = torch.rand(learning.batch, 1, 1, 1) < 0.5
+        protected, clean = (torch.where(flip, face.flip(3), face) for face in (protected, clean))
+        protected, clean = Realignment.draw(learning.jitter, Draws(learning.batch)).pictures(protected, clean)
+        received = learning.noise(protected).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = self.network(received)
+        loss = functional.l1_loss(self.publish(received, output), clean)
+        self.optimizer.param_groups[0]["lr"] = (
+            learning.learning_rate * (1 + math.cos(math.pi * self.done / learning.steps)) / 2
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
