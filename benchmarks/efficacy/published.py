@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.authority import load_secret, unseal_model
+from runtime.backends import DEFAULT_BACKEND, BackendFactory
 from runtime.detection import FaceDetector
 from runtime.errors import NoFaceError
 from runtime.manifest import open_bundle
@@ -45,15 +46,23 @@ class Publisher:
         key: the authority's key file; None is the demo key inside the bundle.
         quality: of every saved JPEG file.
         threads: CPU threads of each network.
+        backend: of the networks that protect; a function may put something else in their place.
     """
 
     def __init__(
-        self, bundle: Path | None, key: Path | None, *, quality: int, threads: int | None = None
+        self,
+        bundle: Path | None,
+        key: Path | None,
+        *,
+        quality: int,
+        threads: int | None = None,
+        backend: str | BackendFactory = DEFAULT_BACKEND,
     ) -> None:
         self.bundle = bundle or default_bundle("public").parent
         self.key = key or self.bundle / "authority" / "demo.key"
         self.quality = quality
         self.threads = threads
+        self._backend = backend
         self._stack = ExitStack()
 
     def __enter__(self) -> Publisher:
@@ -61,7 +70,7 @@ class Publisher:
         restorer = unseal_model(authority, load_secret(key_file=self.key))
         enter = self._stack.enter_context
         self.detector = enter(FaceDetector.from_bundle(public, threads=self.threads))
-        self._protector = enter(Protector(public, threads=self.threads))
+        self._protector = enter(Protector(public, backend=self._backend, threads=self.threads))
         self._eraser = enter(Eraser(authority, restorer, threads=self.threads))
         self.about: dict[str, Any] = {
             "name": public.manifest.name,
