@@ -13,6 +13,7 @@ COMMANDS = {
     "pictures": "Attack and erasure success, and picture quality (Tables II and VI).",
     "owners": "Whether strangers find a person by other photos.",
     "robustness": "Attack and erasure after image operations (Table V).",
+    "peers": "Other people's ways to protect a face beside ours (Table II).",
     "ablations": "The method without its parts, trained on one budget (Table VII, Fig. 5).",
     "ablation-plot": "The ablations as a Markdown table and a plot.",
 }

@@ -67,13 +67,13 @@ def run_picture(
     }
     return Sample(
         {version: laboratory.embed(pixels) for version, pixels in shown.items()},
-        {name: quality_of(*pair) | _distances(perceptual, *pair) for name, pair in pairs.items()},
+        {name: quality_of(*pair) | distances(perceptual, *pair) for name, pair in pairs.items()},
         erased=restored is not None,
     )
 
 
 @torch.no_grad()
-def _distances(perceptual: Mapping[str, Perceptual], source: Pixels, other: Pixels) -> dict[str, float]:
+def distances(perceptual: Mapping[str, Perceptual], source: Pixels, other: Pixels) -> dict[str, float]:
     return {
         name: float(distance(to_network(other[None]), to_network(source[None])))
         for name, distance in perceptual.items()
