@@ -142,7 +142,7 @@ class ReturnsTheTarget(Attack):
 def test_a_cheat_stands_out_by_its_picture_quality(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row holds what tells it: SSIM to the clean picture, far below that of any honest method."""
+    """The row holds what tells it: SSIM to the clean picture and, plainer, to the clean crop."""
 
     def cheat(means: Means) -> Attack:
         photo = (means.surrogates.target * 255).round().byte().permute(0, 2, 3, 1).numpy()
@@ -155,7 +155,8 @@ def test_a_cheat_stands_out_by_its_picture_quality(
     rows = run(options)["peers"]
     cosine = rows["cheat"]["recognizers"]["hidden"]["cosine_to_target"]
     assert cosine["protected"]["value"] > cosine["clean"]["value"]
-    assert rows["cheat"]["quality"]["ssim"]["value"] < rows[FGSM]["quality"]["ssim"]["value"] - 0.1
+    assert rows["cheat"]["quality"]["ssim"]["value"] < rows[FGSM]["quality"]["ssim"]["value"] - 0.05
+    assert rows["cheat"]["network"]["ssim"]["value"] < 0.6 < 0.9 < rows[FGSM]["network"]["ssim"]["value"]
 
 
 def test_cells_of_methods_that_cannot_be_erased_or_built() -> None:
@@ -166,16 +167,16 @@ def test_cells_of_methods_that_cannot_be_erased_or_built() -> None:
         "differs": "D",
         "lost": 0,
         "quality": {"ssim": {"value": 0.9}},
-        "network": {"seconds_a_face": 1.25},
+        "network": {"seconds_a_face": 1.25, "ssim": {"value": 0.8}},
         "recognizers": {"r": {"role": "black-box", "asr": share, "dodging": {"value": 1.0}, "esr": None}},
     }
     missing = {"paper": "P", "differs": "D", "reason": "no weights"}
     result = {"pictures": 2, "jpeg_quality": 95, "peers": {"A": row, "B": missing}}
     columns, rows = cells_of(result)
     assert columns[1:5] == ["ASR r (black-box)", "ASR, black-box", "owner lost, black-box", "ESR, black-box"]
-    assert rows[0] == ["A", "50 (10-90)", "50", "100", "-", "0.900", "0", "1.25"]
-    assert rows[1] == ["B: no weights", *[""] * 7]
-    assert markdown(result).splitlines()[1] == "|---" + "|---:" * 7 + "|"
+    assert rows[0] == ["A", "50 (10-90)", "50", "100", "-", "0.900", "0.800", "0", "1.25"]
+    assert rows[1] == ["B: no weights", *[""] * 8]
+    assert markdown(result).splitlines()[1] == "|---" + "|---:" * 8 + "|"
 
 
 def test_the_target_is_embedded_as_a_crop_of_the_bundles_size(options: list[str]) -> None:

@@ -94,6 +94,7 @@ class Comparison:
                 "seconds_a_face": float(np.median(meter.seconds)),
                 "mean_change_levels": float(np.mean(meter.mean_levels)),
                 "max_change_levels": int(max(meter.max_levels)),
+                "ssim": mean_of(np.array(meter.ssim)),
             },
         }
 

@@ -45,6 +45,7 @@ def cells_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         "owner lost, black-box",
         "ESR, black-box",
         *(QUALITY[key] for key in quality),
+        "SSIM, crop",
         "faces lost",
         "s a face",
     ]
@@ -60,6 +61,7 @@ def cells_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 *(_interval(rates["asr"]) for rates in row["recognizers"].values()),
                 *(_mean(black, key) for key in ("asr", "dodging", "esr")),
                 *(f"{row['quality'][key]['value']:.3f}" for key in quality),
+                f"{row['network']['ssim']['value']:.3f}",
                 str(row["lost"]),
                 f"{row['network']['seconds_a_face']:.3g}",
             ]

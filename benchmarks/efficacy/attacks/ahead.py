@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
 
 from runtime.backends import DEFAULT_BACKEND, Backend, BackendFactory, create_backend
 from runtime.backends.base import Tensors, check_names, check_rows
@@ -30,11 +31,13 @@ class Meter:
     Attributes:
         seconds: by face, each call's time over its faces.
         mean_levels, max_levels: by face, of its absolute change of 255.
+        ssim: of each crop to the clean one; in a photo a small face hides what was done to it.
     """
 
     seconds: list[float] = field(default_factory=list)
     mean_levels: list[float] = field(default_factory=list)
     max_levels: list[int] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
 
     def note(self, before: Crops, after: Crops, seconds: float) -> None:
         """Adds the faces of one call."""
@@ -42,6 +45,8 @@ class Meter:
         self.seconds += [seconds / len(before)] * len(before)
         self.mean_levels += change.mean(1).tolist()
         self.max_levels += change.max(1).tolist()
+        pairs = zip(before, after, strict=True)
+        self.ssim += [float(structural_similarity(*pair, channel_axis=2)) for pair in pairs]
 
 
 class MeteredBackend(Closing):
