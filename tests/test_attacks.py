@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -240,6 +241,9 @@ def test_peers_say_whose_they_are_and_what_they_lack(surrogates: Surrogates, tmp
 TRAINING = Training(width=4, steps=4, batch=4, save_every=2, learning_rate=1e-2)
 
 
+SHORTER = {**dataclasses.asdict(TRAINING), "steps": 2}
+
+
 class StoppedError(Exception):
     """Somebody pressed Ctrl-C."""
 
@@ -259,6 +263,10 @@ def test_training_that_was_stopped_ends_as_one_that_was_not(surrogates: Surrogat
     resumed = train(tiny_pack(), surrogates, tmp_path / "cut.pt", **asked)
     assert np.array_equal(whole(CROPS, seed=0), resumed(CROPS, seed=0))
     assert whole.settings["steps"] == 4
+    with pytest.raises(ValueError, match=r"cut\.pt was trained for 4 steps, expected at most 2"):
+        train(
+            tiny_pack(), surrogates, tmp_path / "cut.pt", about=asked["about"], settings=Training(**SHORTER)
+        )
     with pytest.raises(ValueError, match=r"cut\.pt was trained otherwise: expected \{'target': 'other'"):
         train(tiny_pack(), surrogates, tmp_path / "cut.pt", about={"target": "other"}, settings=TRAINING)
 

@@ -116,15 +116,21 @@ def train(
         progress: wraps the steps that are left.
 
     Raises:
-        ValueError: the checkpoint was trained otherwise.
+        ValueError: the checkpoint was trained otherwise, or for longer.
         DataError: the pack does not fill a batch.
     """
     torch.set_flush_denormal(True)
     norm = PAPER_NORM * pack.crops.shape[1] / PAPER_PX
     asked = {**about, **asdict(settings), "perturbation_norm": norm}
+    del asked["steps"], asked["save_every"]  # a checkpoint may be trained on
     players = Players(settings)
     if path.exists():
         players.load(path, asked)
+    if players.step > settings.steps:
+        raise ValueError(
+            f"{path} was trained for {players.step} steps, expected at most {settings.steps}; ask for more "
+            "(--advfaces-steps), or use another --peers-folder"
+        )
     faces = _faces(pack, settings, players.step)
     for step in progress(range(players.step + 1, settings.steps + 1)):
         began = time.monotonic()
