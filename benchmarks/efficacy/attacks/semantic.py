@@ -26,16 +26,15 @@ class SemanticAdv(Attack):
     """Qiu et al., "SemanticAdv: Generating Adversarial Examples via Attribute-conditioned Image
     Editing", ECCV 2020.
 
-    Its Eqs. 1-4: one weight for every number of a feature map mixes the map of the face's own attributes
-    with that of an edited attribute; the weights are optimised against the recognisers, with total variation
-    kept low. First the input is optimised until the generator reproduces the face, as the paper does.
+    One weight for every number of a feature map mixes the map of the face's own attributes with that of an
+    edited attribute; the weights are optimised against the recognisers, with their total variation kept low. First the input is optimised until the generator reproduces the face, as the paper does.
 
     Args:
         surrogates: attacked.
         stage_one: the attribute editor.
         steps: of Adam on the weights.
         learning_rate: of the weights.
-        lowest: least share of the edited map; 1 is the highest.
+        lowest: least share of the edited map, 0 in the paper, 0.6 in its code; 1 is the highest.
         start: share to start with.
         variation: weight of the total variation.
         inversion_steps: of Adam on the input, for reproduction.
@@ -46,7 +45,7 @@ class SemanticAdv(Attack):
     stage_one: StageOne
     steps: int = 60
     learning_rate: float = 0.05
-    lowest: float = 0.6
+    lowest: float = 0.0
     start: float = 0.8
     variation: float = 0.01
     inversion_steps: int = 60
