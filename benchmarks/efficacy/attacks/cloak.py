@@ -25,8 +25,8 @@ def dssim(faces: Tensor, reference: Tensor) -> Tensor:
 class Cloak(Attack):
     """Shan et al., "Fawkes: Protecting Privacy against Unauthorized Deep Learning Models", USENIX 2020.
 
-    Its objective with the penalty of its code: distance of the features to the target's, relative to their norm,
-    plus ``penalty * max(DSSIM - bound, 0)^2``. Of all steps the nearest within the bound counts; where
+    Its objective with the penalty of its code: distance of the features to the target's, plus
+    ``penalty * max(DSSIM - bound, 0)^2``. Of all steps the nearest within the bound counts; where
     rounding to uint8 takes it over the bound, it is scaled back.
 
     Args:

@@ -27,7 +27,8 @@ class SemanticAdv(Attack):
     Editing", ECCV 2020.
 
     One weight for every number of a feature map mixes the map of the face's own attributes with that of an
-    edited attribute; the weights are optimised against the recognisers, with their total variation kept low. First the input is optimised until the generator reproduces the face, as the paper does.
+    edited attribute; the weights are optimised against the recognisers, with their total variation kept low.
+    First the input is optimised until the generator reproduces the face, as the paper does.
 
     Args:
         surrogates: attacked.
