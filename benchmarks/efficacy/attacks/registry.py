@@ -180,9 +180,10 @@ PEERS = (
     Peer(
         name="AdvFaces",
         paper="Deb, Zhang, Jain: AdvFaces: Adversarial Face Synthesis, IJCB 2020",
-        differs="A quarter of the generator's channels, far fewer steps, CelebA in place of CASIA-WebFace, "
-        "each face judged by one of three recognisers in place of FaceNet. The generator is not shown the "
-        "target, for there is only one; the bound of the norm is the paper's for impersonation, at 128 px.",
+        differs="A quarter of the generator's channels and half of the discriminator's, far fewer steps, "
+        "instance norm in every layer, CelebA in place of CASIA-WebFace, each face judged by one of three "
+        "recognisers in place of FaceNet. The generator is not shown the target, for there is only one; the "
+        "bound of the norm is the paper's for impersonation, at 128 px.",
         make=_advfaces,
     ),
     Peer(
