@@ -19,7 +19,7 @@ from runtime.errors import ErasableMaskError
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 VERSIONED = (
     *("numpy", "opencv-python-headless", "onnxruntime", "openvino", "pillow"),
-    *("torch", "kornia", "lpips"),
+    *("torch", "kornia", "lpips", "foolbox"),
 )
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "pictures": "Attack and erasure success, and picture quality (Tables II and VI).",
     "owners": "Whether strangers find a person by other photos.",
     "robustness": "Attack and erasure after image operations (Table V).",
+    "peers": "Other people's ways to protect a face beside ours (Table II).",
     "harden": "A professional hacker's recogniser, fine-tuned against adversarial faces.",
     "hardened": "Attack and erasure success on hardened recognisers (Table IV).",
     "eraser": "An eraser trained without the authority's: what a hacker gets back.",

@@ -14,6 +14,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.backends import DEFAULT_BACKEND, BackendFactory
 from runtime.errors import NoFaceError
 from runtime.pictures import read_picture
 from training.data import Split, read_celeba
@@ -66,7 +67,7 @@ class Laboratory:
         cards: of the recognisers.
         target: the target's picture.
         thresholds: from ``benchmarks.efficacy calibrate``, of these very recognisers.
-        bundle, key, quality, threads: see ``Publisher``.
+        bundle, key, quality, threads, backend: see ``Publisher``.
 
     Raises:
         ValueError: a recogniser was not calibrated.
@@ -84,12 +85,13 @@ class Laboratory:
         key: Path | None,
         quality: int,
         threads: int | None,
+        backend: str | BackendFactory = DEFAULT_BACKEND,
     ) -> None:
         self.recognizers = load_recognizers(cards, threads=threads)
         self.roles = {recognizer.name: recognizer.card.role for recognizer in self.recognizers}
         self.thresholds = read_thresholds(thresholds)
         self.thresholds.check(self.recognizers)
-        self.publisher = Publisher(bundle, key, quality=quality, threads=threads)
+        self.publisher = Publisher(bundle, key, quality=quality, threads=threads, backend=backend)
         self._target_picture = target
 
     def __enter__(self) -> Laboratory:

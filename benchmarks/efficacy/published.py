@@ -46,6 +46,7 @@ class Publisher:
         key: the authority's key file; None is the demo key inside the bundle.
         quality: of every saved JPEG file.
         threads: CPU threads of each network.
+        backend: of the networks that protect; a function may put something else in their place.
         eraser: what runs the restorer; a function that makes a backend may put another one in its place.
     """
 
@@ -56,13 +57,14 @@ class Publisher:
         *,
         quality: int,
         threads: int | None = None,
+        backend: str | BackendFactory = DEFAULT_BACKEND,
         eraser: str | BackendFactory = DEFAULT_BACKEND,
     ) -> None:
         self.bundle = bundle or default_bundle("public").parent
         self.key = key or self.bundle / "authority" / "demo.key"
         self.quality = quality
         self.threads = threads
-        self._backend = eraser
+        self._backends = backend, eraser
         self._stack = ExitStack()
 
     def __enter__(self) -> Publisher:
@@ -70,8 +72,9 @@ class Publisher:
         restorer = unseal_model(authority, load_secret(key_file=self.key))
         enter = self._stack.enter_context
         self.detector = enter(FaceDetector.from_bundle(public, threads=self.threads))
-        self._protector = enter(Protector(public, threads=self.threads))
-        self._eraser = enter(Eraser(authority, restorer, backend=self._backend, threads=self.threads))
+        protecting, erasing = self._backends
+        self._protector = enter(Protector(public, backend=protecting, threads=self.threads))
+        self._eraser = enter(Eraser(authority, restorer, backend=erasing, threads=self.threads))
         self.training = public.manifest.training
         self.about: dict[str, Any] = {
             "name": public.manifest.name,

@@ -1,0 +1,1 @@
+"""Other people's ways to protect a face, rebuilt under one contract; see docs/peers.md."""
