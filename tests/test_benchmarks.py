@@ -18,12 +18,12 @@ from benchmarks.efficacy.protocol import Faces, Laboratory, summarise
 from benchmarks.efficacy.published import jpeg
 from benchmarks.efficacy.target_choice import choice
 from benchmarks.model_card import BEGIN, END
+from benchmarks.schema import write_result
 from runtime.errors import NoFaceError
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
 from training.evaluation import Estimate, Thresholds, mean_of, owner_rates, quality_of, share_of
 from training.evaluation.rates import VERSIONS
-from training.evaluation.statistics import write_json
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 TARGET = np.array([1.0, 0.0])
@@ -122,13 +122,28 @@ def results(folder: Path) -> dict[str, Path]:
     """Of one picture that is protected and restored: the file that each benchmark writes."""
     rows = summarise([sample(TARGET, OWNER)], {"r": "black-box"}, {"r": TARGET}, THRESHOLDS)
     quality = {"l1": mean_of(np.ones(2)), "mse": mean_of(np.ones(2)), "psnr": mean_of(np.ones(2))}
-    about = {"pictures": 1, "data": "faces", "seed": 0, "jpeg_quality": 95, "bundle": {}, "target": "t.jpg"}
-    lost = {"protected": 2, "restored": 3}
-    about |= {"no_face_found": 0, "lost": lost}
+    lost = {"clean": 0, "protected": 2, "restored": 3}
+    about = {
+        "environment": {
+            "commit": "0" * 40,
+            "processor": "p",
+            "cores": 2,
+            "python": "3.11.0",
+            "versions": {"onnxruntime": "1.0"},
+        },
+        "bundle": {"name": "b", "precision": "fp16", "sha256": {"protect": "a" * 64}},
+        "calibration": {"pictures": 3, "pairs": 3000, "seed": 0},
+        "jpeg_quality": 95,
+        "target": "t.jpg",
+        "data": "faces",
+        "seed": 0,
+        "pictures": 1,
+        "no_face_found": 0,
+        "lost": lost,
+    }
     whole = {
         "benchmark": "efficacy",
-        "calibration": {"pictures": 3, "pairs": 3000},
-        "environment": {"versions": {"onnxruntime": "1.0"}},
+        "not_erased": 0,
         "quality": {"protected against edited": {**quality, "lpips_alex": mean_of(np.full(2, 0.07))}},
         "recognizers": rows,
     }
@@ -147,7 +162,7 @@ def results(folder: Path) -> dict[str, Path]:
     paths = {}
     for result in (whole, people, operated):
         path = paths[result["benchmark"]] = folder / f"{result['benchmark']}.json"
-        write_json(about | result, path)
+        write_result(about | result, path)
     return paths
 
 
@@ -179,6 +194,19 @@ def test_a_card_without_markers_and_a_result_of_something_else_are_refused() -> 
         model_card.fill("no markers", "")
     with pytest.raises(ValueError, match=r"x\.json: expected a result of efficacy, .*, found one of latency"):
         model_card.measured_block([({"benchmark": "latency"}, "x.json")])
+
+
+def test_a_card_takes_only_what_conforms_to_the_schema(tmp_path: Path) -> None:
+    card = tmp_path / "CARD.md"
+    card.write_text(f"{BEGIN}\n{END}")
+    path = results(tmp_path)["efficacy"]
+    bare = read(path)
+    bare["recognizers"]["r"]["asr"] = 0.9
+    path.write_text(json.dumps(bare))
+    run = CliRunner().invoke(model_card.main, ["--card", str(card), "--result", str(path)])
+    assert run.exit_code == 1
+    assert "at recognizers/r/asr: 0.9 is not" in run.output
+    assert card.read_text() == f"{BEGIN}\n{END}"
 
 
 @pytest.mark.parametrize("field", ["bundle", "target", "jpeg_quality"])

@@ -23,11 +23,12 @@ from rich.table import Table
 from runtime.errors import NoFaceError
 from training.batches import to_network
 from training.evaluation import mean_of, quality_of
-from training.evaluation.statistics import percent, write_json
+from training.evaluation.statistics import percent
 from training.evaluation.table import RATES
 from training.perceptual import Lpips
 
-from ..common import as_click_errors
+from ..common import as_click_errors, names_below
+from ..schema import write_result
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import Pixels, decode
 
@@ -164,6 +165,6 @@ def command(
         paths, data = chosen_pictures(images, count, seed)
         perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
         result = measure(paths, Laboratory(**laboratory), perceptual=perceptual, keep=keep)
-    result |= {"seed": seed, "data": data}
+    result |= {"seed": seed, "data": data, "picture_list": names_below(images, paths)}
     Console(width=150).print(table_of(result))
-    write_json(result, out)
+    write_result(result, out)

@@ -63,6 +63,7 @@ class Publisher:
         self.detector = enter(FaceDetector.from_bundle(public, threads=self.threads))
         self._protector = enter(Protector(public, threads=self.threads))
         self._eraser = enter(Eraser(authority, restorer, threads=self.threads))
+        self.manifest = public.manifest
         self.about: dict[str, Any] = {
             "name": public.manifest.name,
             "precision": public.manifest.precision,
