@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from statistics import mean
 
+from ..model_card import QUALITY
 from .attack import said, trade_off
-from .parts import Document, Measured, Section, Table, number, of_role, percent, whole
+from .parts import Document, Measured, Section, Table, number, of_role, percent
 from .style import PALETTE, canvas, finish, grouped_bars, legend_above
 
 OURS = "ErasableMask"
@@ -20,7 +21,7 @@ def peers(measured: Measured) -> Section:
     rows = []
     for peer, row in result["peers"].items():
         if peer not in built:
-            rows.append([peer, *("-" for _ in (*names, *qualities, 0, 0))])
+            rows.append([peer, *("-" for _ in (*names, *qualities, *range(3)))])
             continue
         rates = row["recognizers"]
         black = of_role(rates, "black-box").values()
@@ -29,8 +30,9 @@ def peers(measured: Measured) -> Section:
             [
                 peer,
                 *(percent(rates[name]["asr"]) for name in names),
-                "-" if None in erased else " / ".join(whole(rate) for rate in erased),
-                *(number(row["quality"][key]) for key in qualities),
+                "-" if None in erased else " / ".join(map(percent, erased)),
+                " / ".join(percent(rate["dodging"]) for rate in black),
+                *(number(row["quality"][key], QUALITY.get(key, (key, 3))[1]) for key in qualities),
                 str(row["lost"]),
             ]
         )
@@ -60,7 +62,14 @@ def peers(measured: Measured) -> Section:
             Table(
                 caption="ASR in percent with 95 % intervals; ESR of the black-box ones in their order; "
                 "picture quality is that of the protected pictures against the clean ones.",
-                columns=["method", *names, "ESR, black-box", *qualities, "faces lost"],
+                columns=[
+                    "method",
+                    *names,
+                    "ESR, black-box",
+                    "owner lost, black-box",
+                    *(QUALITY.get(key, (key, 3))[0] for key in qualities),
+                    "faces lost",
+                ],
                 rows=rows,
             ),
             Table(

@@ -57,13 +57,14 @@ def stages_figure(result: Document) -> Figure:
                     taken = row["stages_ms"][stage]["median"]
                     axes.barh(place, taken, 0.82, left=left, color=colour, label=stage)
                     left += taken
-                axes.text(left, place, f" {left:.0f}", va="center", fontsize=7.5, color=INK)
+                total = row["total_ms"]["median"]
+                axes.text(left, place, f" {total:.0f}", va="center", fontsize=7.5, color=INK)
                 labels.append(f"{picture}: {row['backend']}")
                 places.append(place)
                 place += 1
             place += 0.8
         axes.set_yticks(places, labels)
-        axes.invert_yaxis()
+        axes.set_ylim(places[-1] + 0.7, -0.7)
         axes.set_title(verb)
         axes.set_xlabel("ms, medians")
         axes.grid(visible=False, axis="y")
@@ -75,7 +76,11 @@ def stages_figure(result: Document) -> Figure:
     figure.legend(
         [first[stage] for stage in STAGES], list(STAGES), loc="outside upper left", ncols=len(STAGES)
     )
-    return finish(figure, "photo", "Medians of each stage of a whole photo, by picture and backend.")
+    return finish(
+        figure,
+        "photo",
+        "Medians of each stage of a whole photo, by picture and backend; the numbers are medians of the total.",
+    )
 
 
 def stages_table(result: Document) -> Table:
