@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,15 +12,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks import model_card
-from benchmarks.common import draw
+from benchmarks.common import draw, names_below
 from benchmarks.efficacy import owners, pictures, robustness
 from benchmarks.efficacy.operations import OPERATIONS
 from benchmarks.efficacy.protocol import Faces, Laboratory, summarise
 from benchmarks.efficacy.published import jpeg
+from benchmarks.efficacy.recognition import target_embedding
 from benchmarks.efficacy.target_choice import choice
 from benchmarks.model_card import BEGIN, END
 from benchmarks.schema import write_result
-from runtime.errors import NoFaceError
+from runtime.errors import BundleError, NoFaceError
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
 from training.evaluation import Estimate, Thresholds, mean_of, owner_rates, quality_of, share_of
@@ -315,6 +317,37 @@ def test_a_laboratory_closes_its_publisher_also_where_the_target_shows_no_face(
             assert here.publisher.open
             assert here.target["r"] == pytest.approx(40 / 255)
     assert here.publisher.open is False
+
+
+def shipped_laboratory(cards: Path | None) -> Laboratory:
+    thresholds = RESULTS / "thresholds.json"
+    rest = {"bundle": None, "key": None, "quality": 95, "threads": 1}
+    return Laboratory(cards=cards, target=None, thresholds=thresholds, **rest)
+
+
+def test_without_cards_verifys_recogniser_looks_alone_and_the_bundle_knows_the_target() -> None:
+    with shipped_laboratory(None) as here:
+        ((name, target),) = here.target.items()
+        assert here.roles == {name: "black-box"}
+        assert name.startswith("sface")
+        assert target @ target == pytest.approx(1.0)
+        assert here.about("efficacy")["target"] == open_bundle(default_bundle("public")).manifest.target
+
+
+def test_other_recognisers_need_the_targets_picture(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the recognisers of a cards file need the target's picture: give"):
+        shipped_laboratory(tmp_path / "cards.json")
+
+
+def test_a_bundle_that_does_not_know_the_target_says_so() -> None:
+    manifest = dataclasses.replace(open_bundle(default_bundle("public")).manifest, training={})
+    with pytest.raises(BundleError, match=r"carries no SFace embedding of the target .* give the target's"):
+        target_embedding(manifest)
+
+
+def test_names_of_pictures_are_told_from_their_folder_on() -> None:
+    paths = [Path("/data/a/1.jpg"), Path("/elsewhere/2.jpg")]
+    assert names_below(Path("/data"), paths) == ["a/1.jpg", "2.jpg"]
 
 
 def test_what_cannot_be_erased_is_lost_in_every_benchmark(tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ def test_the_command_writes_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert all(row["stages_ms"][stage]["median"] > 0 for stage in STAGES)
     for network in result["networks"].values():
         assert [row["batch"] for row in network["programs"]] == [1, 2]
-        floor_ms = 1e3 * network["flops_per_face"] / result["matrix_rate_flops"]["bf16"]
-        assert network["floor_ms"]["bf16"] == pytest.approx(floor_ms, rel=1e-3)
+        floor_ms = 1e3 * network["flops_per_face"] / max(result["matrix_rate_flops"].values())
+        assert network["floor_ms"] == pytest.approx(floor_ms, rel=1e-3)
     assert "ort-cuda" in run.output
 
 

@@ -18,8 +18,9 @@ from benchmarks.report import __main__ as report
 from benchmarks.report import gallery
 from benchmarks.report.page import SECTIONS, context_of, read_results, write_report
 from benchmarks.report.parts import Measured
+from benchmarks.report.service import alone_ms
 from benchmarks.report.summary import summarise
-from benchmarks.schema import KINDS, write_result
+from benchmarks.schema import KINDS, check, write_result
 
 from .made_results import MAKERS, peers
 
@@ -199,6 +200,14 @@ def test_a_reader_is_warned_of_mixed_bundles_uncommitted_code_and_suspicions() -
     assert "efficacy.json and soak.json: cccccccccccc; owners.json: ffffffffffff" in warnings[0]
     assert "efficacy.json: suspicion of a cheat: mean SSIM" in warnings[1]
     assert warnings[2] == "Measured with changes that no commit holds: soak.json."
+
+
+def test_servers_are_compared_with_the_network_alone_in_both_forms_of_the_result() -> None:
+    older = MAKERS["serving"]()
+    newer = {key: value for key, value in older.items() if key != "in_process_ms"}
+    newer["network_ms_per_face"] = {"ort-cpu": {"together": {"1": 11.5, "8": 9.0}, "lanes": {"1": 12.0}}}
+    check(newer, "newer")
+    assert alone_ms(newer) == alone_ms(older) == {"ort-cpu": 11.5}
 
 
 def test_a_peer_that_was_not_built_keeps_its_row_and_reason() -> None:

@@ -63,9 +63,8 @@ def batches(result: dict[str, Any]) -> list[Table]:
     """Each network's time a face by batch."""
     tables = []
     for verb, network in result["networks"].items():
-        floors = ", ".join(f"{kind} {ms:.2f} ms" for kind, ms in network["floor_ms"].items())
         sizes = sorted({row["batch"] for row in network["programs"]})
-        table = Table(title=f"Network of {verb}, ms a face by batch; floor: {floors}")
+        table = Table(title=f"Network of {verb}, ms a face by batch; floor {network['floor_ms']:.2f} ms")
         for column in ("backend", *map(str, sizes)):
             table.add_column(column, justify="left" if column == "backend" else "right")
         for backend in dict.fromkeys(row["program"] for row in network["programs"]):

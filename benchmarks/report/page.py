@@ -15,7 +15,7 @@ from .attack import efficacy, hardened, owners, robustness
 from .groundwork import ablations, calibrate, target_choice
 from .parts import Measured, Section
 from .rivals import eraser, peers
-from .service import serving, soak
+from .service import overhead, serving, soak
 from .speed import latency, photo
 from .style import styled
 from .summary import summarise
@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[Callable[[Measured], Section], str]] = {
     "photo": (photo, "python -m benchmarks.latency photo"),
     "latency": (latency, "python -m benchmarks.latency networks"),
     "serving": (serving, "python -m benchmarks.serving throughput"),
+    "serving overhead": (overhead, "python -m benchmarks.serving overhead"),
     "soak": (soak, "python -m benchmarks.serving soak"),
     "target_choice": (target_choice, "python -m benchmarks.efficacy target-choice"),
     "calibrate": (calibrate, "python -m benchmarks.efficacy calibrate"),

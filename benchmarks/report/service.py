@@ -10,7 +10,8 @@ def serving(measured: Measured) -> Section:
     """Throughput and latency by how many requests come at a time."""
     result = measured.document
     sweep = bool(result["settings"].get("sweep"))
-    local = ", ".join(f"{backend} {ms:.1f} ms" for backend, ms in result["in_process_ms"].items())
+    alone = alone_ms(result)
+    local = ", ".join(f"{backend} {ms:.1f} ms" for backend, ms in alone.items())
     return Section(
         anchor=f"serving-{measured.name.removesuffix('.json')}",
         title="Servers: the knobs of fused batching" if sweep else "Servers under load",
@@ -39,14 +40,54 @@ def serving(measured: Measured) -> Section:
                     if row["backend"] == backend
                 ],
             )
-            for backend in result["in_process_ms"]
+            for backend in alone
+        ],
+    )
+
+
+def alone_ms(result: Document) -> dict[str, float]:
+    """The time of the network for one face without any server, by backend."""
+    if "in_process_ms" in result:
+        return dict(result["in_process_ms"])
+    return {backend: ways["together"]["1"] for backend, ways in result["network_ms_per_face"].items()}
+
+
+def overhead(measured: Measured) -> Section:
+    """Where the time of one face goes that its network does not take."""
+    result = measured.document
+    return Section(
+        anchor="overhead",
+        title="One face on its way through a server",
+        source=measured.name,
+        text=[
+            f"One request after the other, each path in turns, {result['settings']['threads']} threads: the "
+            "difference of two paths is what the longer one has on its way."
+        ],
+        tables=[
+            Table(
+                caption="Milliseconds of a request: median and 95th percentile, and the median of each phase "
+                "inside the server.",
+                columns=["backend", "path", "requests", "p50", "p95", "phases"],
+                rows=[
+                    [
+                        row["backend"],
+                        row["path"],
+                        str(row["requests"]),
+                        f"{row['p50_ms']:.2f}",
+                        f"{row['p95_ms']:.2f}",
+                        ", ".join(f"{phase} {ms:.2f}" for phase, ms in row["phases_ms"].items()) or "-",
+                    ]
+                    for row in result["rows"]
+                ],
+                words=2,
+            )
         ],
     )
 
 
 def load_figure(result: Document, name: str) -> Figure:
     """Latency against throughput, a panel a backend, a line a server."""
-    backends = list(result["in_process_ms"])
+    backends = list(alone_ms(result))
     servers = list(dict.fromkeys(row["server"] for row in result["rows"]))
     figure, panels = canvas(height=3.3, columns=len(backends), sharey=True)
     for axes, backend in zip(panels, backends, strict=True):

@@ -79,7 +79,7 @@ def stages_figure(result: Document) -> Figure:
     return finish(
         figure,
         "photo",
-        "Medians of each stage of a whole photo, by picture and backend; the numbers are medians of the total.",
+        "Medians of each stage of a whole photo, by picture and backend; the numbers are the total's.",
     )
 
 
@@ -129,7 +129,7 @@ def cold_table(result: Document) -> Table:
 
 
 def batches_figure(result: Document) -> Figure:
-    """Time a face by batch, with the floors."""
+    """Time a face by batch, with the floor."""
     networks = result["networks"]
     figure, panels = canvas(height=3.1, columns=len(networks))
     for axes, (name, network) in zip(panels, networks.items(), strict=True):
@@ -144,8 +144,7 @@ def batches_figure(result: Document) -> Figure:
                 color=colour,
                 label=backend,
             )
-        for (kind, floor_ms), line in zip(network["floor_ms"].items(), ("--", ":"), strict=True):
-            axes.axhline(floor_ms, color=INK, linestyle=line, linewidth=1, label=f"floor, {kind}")
+        axes.axhline(network["floor_ms"], color=INK, linestyle="--", linewidth=1, label="floor")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
         axes.set_ylim(bottom=0)
@@ -156,8 +155,8 @@ def batches_figure(result: Document) -> Figure:
     return finish(
         figure,
         "batches",
-        "The networks alone by batch. The floors are what the multiplications alone take at the rate of this "
-        "machine's fastest matrix product.",
+        "The networks alone by batch. The floor is what the multiplications alone take at the rate of PyTorch's "
+        "fastest matrix product in the same run.",
     )
 
 
@@ -166,14 +165,11 @@ def batches_table(name: str, network: Document) -> Table:
     sizes = sorted({row["batch"] for row in network["programs"]})
     backends = dict.fromkeys(row["program"] for row in network["programs"])
     times = {(row["program"], row["batch"]): row["ms_per_face"] for row in network["programs"]}
-    floors = [[f"floor, {kind}", *(f"{ms:.2f}" for _ in sizes)] for kind, ms in network["floor_ms"].items()]
     return Table(
-        caption=f"Network of {name}: milliseconds a face by batch, medians.",
+        caption=f"Network of {name}: milliseconds a face by batch, medians; the floor is "
+        f"{network['floor_ms']:.2f} ms.",
         columns=["backend", *map(str, sizes)],
-        rows=[
-            *([backend, *(f"{times[backend, size]:.2f}" for size in sizes)] for backend in backends),
-            *floors,
-        ],
+        rows=[[backend, *(f"{times[backend, size]:.2f}" for size in sizes)] for backend in backends],
     )
 
 

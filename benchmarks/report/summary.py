@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .parts import Document, Measured, listed, of_role, percent, ranged
 from .rivals import OURS
+from .service import alone_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +236,7 @@ def _ours_and_others(result: Document) -> list[tuple[str, dict[int, Document], d
     """By backend: our server's rows by how many come at a time, and the others' rows by name."""
     ours = result["rows"][0]["server"]
     found = []
-    for backend in result["in_process_ms"]:
+    for backend in alone_ms(result):
         rows = [row for row in result["rows"] if row["backend"] == backend]
         others: dict[str, list[Document]] = {}
         for row in rows:
@@ -274,7 +275,7 @@ def _serving_losses(result: Document) -> list[str]:
         alone = ours[min(ours)]["client_ms"]["p50"]
         lines.append(
             f"A single request to our server on {backend} takes {alone:.1f} ms where the network alone takes "
-            f"{result['in_process_ms'][backend]:.1f} ms."
+            f"{alone_ms(result)[backend]:.1f} ms."
         )
     return lines
 

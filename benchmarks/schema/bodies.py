@@ -268,7 +268,7 @@ PHOTO = record(
             record(
                 {
                     "flops_per_face": COUNT,
-                    "floor_ms": by_name(TIME_MS),
+                    "floor_ms": TIME_MS,
                     "programs": several(PROGRAM_ROW, least=1),
                 }
             )
@@ -296,7 +296,33 @@ SERVING = record(
             ),
             least=1,
         ),
-        "in_process_ms": by_name(TIME_MS),
+    }
+) | {
+    # The network without a server, one face at a time; or in more ways: by backend, way and batch.
+    "anyOf": [
+        record({"in_process_ms": by_name(TIME_MS)}),
+        record({"network_ms_per_face": by_name(by_name(by_name(TIME_MS)))}),
+    ]
+}
+
+# One face on its way through client, door, server and network, by path.
+OVERHEAD = record(
+    {
+        "bundle": {"anyOf": [BUNDLE, OLD_BUNDLE]},
+        "settings": record({"threads": COUNT, "requests": COUNT, "rounds": COUNT}),
+        "rows": several(
+            record(
+                {
+                    "backend": TEXT,
+                    "path": TEXT,
+                    "requests": COUNT,
+                    "p50_ms": TIME_MS,
+                    "p95_ms": TIME_MS,
+                    "phases_ms": {"type": "object"},
+                }
+            ),
+            least=1,
+        ),
     }
 )
 
@@ -325,5 +351,6 @@ BODIES: dict[str, Schema] = {
     "latency": LATENCY,
     "photo": PHOTO,
     "serving": SERVING,
+    "serving overhead": OVERHEAD,
     "soak": SOAK,
 }
