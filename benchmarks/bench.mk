@@ -78,7 +78,8 @@ $(BENCH)/robustness.json: | $(BENCH)/thresholds.json
 
 $(BENCH)/ablations.json: | $(BENCH)/thresholds.json
 	$(BENCH_PYTHON) -m benchmarks.efficacy ablations --base $(RUN) --data $(CELEBA) --runs $(BENCH)/ablations \
-		$(BY_STRANGERS) $(if $(LPIPS_ALEX),--lpips-trunk $(LPIPS_ALEX)) --out $@
+		$(BY_STRANGERS) $(if $(LPIPS_ALEX),--lpips-trunk $(LPIPS_ALEX)) --out $(BENCH)/ablations/so-far.json
+	mv $(BENCH)/ablations/so-far.json $@
 
 $(BENCH)/photo.json:
 	$(BENCH_PYTHON) -m benchmarks.latency photo --out $@

@@ -155,8 +155,8 @@ def batches_figure(result: Document) -> Figure:
     return finish(
         figure,
         "batches",
-        "The networks alone by batch. The floor is what the multiplications alone take at the rate of PyTorch's "
-        "fastest matrix product in the same run.",
+        "The networks alone by batch. The floor is what the multiplications alone take at the rate of "
+        "PyTorch's fastest matrix product in the same run.",
     )
 
 
