@@ -12,7 +12,7 @@ from training.evaluation.rates import VERSIONS
 from training.evaluation.table import RATES
 
 from ..model_card import QUALITY
-from .parts import Document, Figure, Measured, Section, Table, number_with_interval, percent, whole
+from .parts import Document, Figure, Measured, Section, Table, number_with_interval, percent
 from .style import (
     BLUE,
     GREEN,
@@ -204,18 +204,22 @@ def robustness(measured: Measured) -> Section:
         figures=[heat_map(result)],
         tables=[
             Table(
-                caption="ASR / ESR / owner accepted after erasure, in percent; with intervals in the file.",
-                columns=["operation", "faces lost", *recognizers],
+                caption=f"{title}: percent with 95 % intervals.",
+                columns=["operation", *recognizers],
                 rows=[
-                    [
-                        operation,
-                        f"{row['lost']['protected']} / {row['lost']['restored']}",
-                        *(
-                            " / ".join(whole(rates[key]) for key in OPERATED)
-                            for rates in row["recognizers"].values()
-                        ),
-                    ]
-                    for operation, row in operations.items()
+                    [name, *(percent(rates[key]) for rates in row["recognizers"].values())]
+                    for name, row in operations.items()
+                ],
+            )
+            for key, title in OPERATED.items()
+        ]
+        + [
+            Table(
+                caption="Faces that were not found any more.",
+                columns=["operation", "published", "restored"],
+                rows=[
+                    [name, str(row["lost"]["protected"]), str(row["lost"]["restored"])]
+                    for name, row in operations.items()
                 ],
             )
         ],

@@ -42,18 +42,33 @@ def _open_owners(result: Document) -> list[str]:
     ]
 
 
+def _fastest_photo(result: Document) -> Document:
+    """The row of the fastest backend that protects the smallest picture."""
+    pictures = result["pictures"]
+    smallest = min(pictures, key=lambda name: pictures[name]["width_px"] * pictures[name]["height_px"])
+    rows = [row for row in result["photos"] if (row["picture"], row["verb"]) == (smallest, "protect")]
+    return min(rows, key=lambda row: float(row["total_ms"]["median"]))
+
+
 def _open_photo(result: Document) -> list[str]:
-    smallest = min(
-        result["pictures"],
-        key=lambda n: result["pictures"][n]["width_px"] * result["pictures"][n]["height_px"],
-    )
-    rows = [r for r in result["photos"] if (r["picture"], r["verb"]) == (smallest, "protect")]
-    best = min(rows, key=lambda row: row["total_ms"]["median"])
-    about = result["pictures"][smallest]
+    best = _fastest_photo(result)
+    about = result["pictures"][best["picture"]]
     return [
         f"Protecting a photo of {about['width_px']} x {about['height_px']} pixels with {about['faces']} "
         f"{'face' if about['faces'] == 1 else 'faces'} takes {best['total_ms']['median']:.0f} ms from file "
         f"to file with {best['backend']}, {best['stages_ms']['network']['median']:.0f} ms in the networks."
+    ]
+
+
+def _photo_losses(result: Document) -> list[str]:
+    best = _fastest_photo(result)
+    medians = {stage: times["median"] for stage, times in best["stages_ms"].items()}
+    slowest = max(medians, key=lambda stage: float(medians[stage]))
+    if slowest == "network":
+        return []
+    return [
+        f"Most of a photo's time is not the networks': {slowest} takes {medians[slowest]:.0f} of "
+        f"{best['total_ms']['median']:.0f} ms ({best['picture']}, {best['backend']})."
     ]
 
 
@@ -280,6 +295,7 @@ LOSSES: dict[str, Callable[[Document], Sequence[str]]] = {
     "peers": lambda result: _peers(result, better=False),
     "hardened": _hardened_losses,
     "eraser": _eraser_losses,
+    "photo": _photo_losses,
     "serving": _serving_losses,
     "latency": _latency_losses,
 }

@@ -79,9 +79,8 @@ def ablations(measured: Measured) -> Section:
         rates = [" / ".join(f"{100 * row[key]['value']:.0f}" for row in black) for key in RATES]
         rows.append([name, *rates, number(lpips), *map(number, quality)])
     knobs = [knob_figure(result, knob) for knob in (GAMMA, BETA)]
-    black = ", ".join(
-        of_role(next(iter(result["variants"].values()))["evaluation"]["recognizers"], "black-box")
-    )
+    first = next(iter(result["variants"].values()))["evaluation"]["recognizers"]
+    names = ", ".join(of_role(first, "black-box"))
     return Section(
         anchor="ablations",
         title="The method without its parts (Table VII, Fig. 5)",
@@ -94,7 +93,7 @@ def ablations(measured: Measured) -> Section:
         figures=[figure for figure in knobs if figure is not None],
         tables=[
             Table(
-                caption=f"Black-box recognisers in the order {black}, percent; LPIPS and SSIM of protected "
+                caption=f"Black-box recognisers in the order {names}, percent; LPIPS and SSIM of protected "
                 "against edited crops, SSIM of restored against clean ones.",
                 columns=["variant", *RATES.values(), "LPIPS", "SSIM, protected", "SSIM, restored"],
                 rows=rows,

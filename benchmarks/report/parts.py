@@ -94,11 +94,6 @@ def percent(estimate: Mapping[str, float] | None) -> str:
     return f"{100 * estimate['value']:.0f} ({100 * estimate['low']:.0f}-{100 * estimate['high']:.0f})"
 
 
-def whole(estimate: Mapping[str, float] | None) -> str:
-    """A share in percent, alone."""
-    return "-" if estimate is None or estimate["value"] is None else f"{100 * estimate['value']:.0f}"
-
-
 def number(estimate: Mapping[str, float] | None, digits: int = 3) -> str:
     """A mean, alone."""
     if estimate is None or estimate["value"] is None:

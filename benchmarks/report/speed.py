@@ -6,7 +6,7 @@ from matplotlib import ticker
 
 from ..latency.stages import STAGES
 from .parts import Document, Figure, Measured, Section, Table
-from .style import BLUE, GREEN, GREY, INK, ORANGE, PALETTE, canvas, finish, legend_above
+from .style import BLUE, GREEN, GREY, INK, ORANGE, PALETTE, canvas, finish, grid, legend_above
 
 STAGE_COLOURS = dict(zip(STAGES, PALETTE, strict=True))
 SHOWN_PROGRAMS = 14
@@ -41,17 +41,16 @@ def _size(result: Document, name: str) -> str:
 
 
 def stages_figure(result: Document) -> Figure:
-    """Stacked bars: a panel a verb, a bar a picture and backend."""
-    rows = result["photos"]
-    verbs = list(dict.fromkeys(row["verb"] for row in rows))
-    pictures = list(result["pictures"])
-    figure, panels = canvas(
-        height=0.9 + 0.2 * len(rows) / len(verbs) + 0.22 * len(pictures), columns=len(verbs), sharey=True
+    """Stacked bars: a row of panels a picture, with a scale of its own, a column a verb, a bar a backend."""
+    pictures, verbs = list(result["pictures"]), list(dict.fromkeys(row["verb"] for row in result["photos"]))
+    backends = list(dict.fromkeys(row["backend"] for row in result["photos"]))
+    figure, panels = grid(
+        len(pictures), len(verbs), height=0.7 + len(pictures) * (0.5 + 0.21 * len(backends))
     )
-    for axes, verb in zip(panels, verbs, strict=True):
-        labels, places, place = [], [], 0.0
-        for picture in pictures:
-            for row in (r for r in rows if r["verb"] == verb and r["picture"] == picture):
+    for picture, line in zip(pictures, panels, strict=True):
+        for verb, axes in zip(verbs, line, strict=True):
+            rows = [r for r in result["photos"] if (r["picture"], r["verb"]) == (picture, verb)]
+            for place, row in enumerate(rows):
                 left = 0.0
                 for stage, colour in STAGE_COLOURS.items():
                     taken = row["stages_ms"][stage]["median"]
@@ -59,19 +58,16 @@ def stages_figure(result: Document) -> Figure:
                     left += taken
                 total = row["total_ms"]["median"]
                 axes.text(left, place, f" {total:.0f}", va="center", fontsize=7.5, color=INK)
-                labels.append(f"{picture}: {row['backend']}")
-                places.append(place)
-                place += 1
-            place += 0.8
-        axes.set_yticks(places, labels)
-        axes.set_ylim(places[-1] + 0.7, -0.7)
-        axes.set_title(verb)
+            axes.set_yticks(range(len(rows)), [row["backend"] for row in rows])
+            axes.set_ylim(len(rows) - 0.4, -0.6)
+            axes.set_title(f"{verb}: {picture}", fontsize=8.5)
+            axes.grid(visible=False, axis="y")
+            axes.grid(visible=True, axis="x")
+            axes.margins(x=0.12)
+            axes.tick_params(length=0, labelsize=7.5)
+    for axes in panels[-1]:
         axes.set_xlabel("ms, medians")
-        axes.grid(visible=False, axis="y")
-        axes.grid(visible=True, axis="x")
-        axes.margins(x=0.12)
-        axes.tick_params(length=0)
-    handles, names = panels[0].get_legend_handles_labels()
+    handles, names = panels[0][0].get_legend_handles_labels()
     first = dict(zip(reversed(names), reversed(handles), strict=True))
     figure.legend(
         [first[stage] for stage in STAGES], list(STAGES), loc="outside upper left", ncols=len(STAGES)
@@ -79,7 +75,7 @@ def stages_figure(result: Document) -> Figure:
     return finish(
         figure,
         "photo",
-        "Medians of each stage of a whole photo, by picture and backend; the numbers are the total's.",
+        "Medians of each stage of a whole photo; the numbers are the totals. Each picture has its own scale.",
     )
 
 
@@ -146,7 +142,7 @@ def batches_figure(result: Document) -> Figure:
             )
         axes.axhline(network["floor_ms"], color=INK, linestyle="--", linewidth=1, label="floor")
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
         axes.set_ylim(bottom=0)
         axes.set_title(f"network of {name}")
         axes.set_xlabel("faces at once")

@@ -80,10 +80,18 @@ def canvas(
     width: float = 7.4, height: float = 3.4, columns: int = 1, **options: Any
 ) -> tuple[Canvas, Sequence[Axes]]:
     """A figure in inches, and its axes side by side."""
+    figure, (line,) = grid(1, columns, width=width, height=height, **options)
+    return figure, line
+
+
+def grid(
+    rows: int, columns: int, *, width: float = 7.4, height: float, **options: Any
+) -> tuple[Canvas, Sequence[Sequence[Axes]]]:
+    """A figure in inches, and its axes row by row."""
     figure, axes = pyplot.subplots(
-        1, columns, figsize=(width, height), layout="constrained", squeeze=False, **options
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options
     )
-    return figure, list(axes[0])
+    return figure, [list(line) for line in axes]
 
 
 def finish(drawn: Canvas, name: str, caption: str) -> Figure:
