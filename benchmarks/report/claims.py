@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from .parts import Document, listed, of_role, percent, ranged
+from .parts import Document, judges, listed, percent, ranged
 from .rivals import OURS
 from .service import alone_ms
 
@@ -21,10 +21,10 @@ def _values(rows: Mapping[str, Document], *keys: str) -> list[float]:
 
 
 def _open_efficacy(result: Document) -> list[str]:
-    black = of_role(result["recognizers"], "black-box")
+    role, black = judges(result["recognizers"])
     return [
         f"On {result['pictures']} pictures, {ranged(_values(black, 'asr'))} of the protected faces pass for "
-        f"the target with the black-box recognisers ({listed(list(black))}; untouched: "
+        f"the target with the {role} recognisers ({listed(list(black))}; untouched: "
         f"{ranged(_values(black, 'asr_clean'))}), and {ranged(_values(black, 'esr'))} of the restored ones "
         f"do not (untouched: {ranged(_values(black, 'esr_clean'))}). The restored face is accepted as its "
         f"owner's in {ranged(_values(black, 'owner_accepted_restored'))} of cases."
@@ -32,7 +32,7 @@ def _open_efficacy(result: Document) -> list[str]:
 
 
 def _open_owners(result: Document) -> list[str]:
-    black = of_role(result["recognizers"], "black-box")
+    _, black = judges(result["recognizers"])
     clean, protected, restored = (
         ranged(_values(black, version, "rank_1")) for version in ("clean", "protected", "restored")
     )
@@ -116,9 +116,10 @@ def _efficacy_losses(result: Document) -> list[str]:
     rows = result["recognizers"]
     weakest = min(rows, key=lambda name: rows[name]["asr"]["value"])
     lines.append(f"The attack is weakest on {weakest}: ASR {percent(rows[weakest]['asr'])} %.")
-    seen = [name for name, row in rows.items() if (row["dodging"]["value"] or 0) < 0.5]
+    dodging = {name: row["dodging"]["value"] for name, row in rows.items()}
+    seen = [name for name, share in dodging.items() if share is not None and share < 0.5]
     if seen:
-        rates = ranged([rows[name]["dodging"]["value"] or 0.0 for name in seen])
+        rates = ranged([dodging[name] for name in seen])
         lines.append(
             "Passing for the target is not the same as hiding: compared with the owner's own unprotected "
             f"copy of the very picture, only {rates} of the protected faces are lost to {listed(seen)}."
@@ -173,7 +174,7 @@ def _peers(result: Document, better: bool) -> list[str]:
     ours = result["peers"].get(OURS, {}).get("recognizers")
     if not ours:
         return []
-    black = of_role(ours, "black-box")
+    _, black = judges(ours)
     lines = []
     for peer, row in result["peers"].items():
         if peer in (OURS, "clean") or "recognizers" not in row:

@@ -7,7 +7,7 @@ from statistics import mean
 from training.config import override
 from training.presets import PRESETS
 
-from .parts import Document, Figure, Measured, Section, Table, number, of_role, percent
+from .parts import Document, Figure, Measured, Section, Table, judges, number, percent
 from .style import BLUE, GREEN, INK, ORANGE, canvas, finish, legend_above
 
 RATES = {"asr": "ASR", "esr": "ESR", "dodging": "owner lost"}
@@ -69,18 +69,11 @@ def target_choice(measured: Measured) -> Section:
 def ablations(measured: Measured) -> Section:
     """Table VII and Fig. 5."""
     result = measured.document
-    pairs = ("protected against edited", "restored against clean")
-    rows = []
-    for name, variant in result["variants"].items():
-        evaluation = variant["evaluation"]
-        quality = [evaluation["quality"][pair]["ssim"] for pair in pairs]
-        lpips = evaluation["quality"][pairs[0]].get("lpips")
-        black = of_role(evaluation["recognizers"], "black-box").values()
-        rates = [" / ".join(f"{100 * row[key]['value']:.0f}" for row in black) for key in RATES]
-        rows.append([name, *rates, number(lpips), *map(number, quality)])
+    evaluations = {name: variant["evaluation"] for name, variant in result["variants"].items()}
+    recognizers = next(iter(evaluations.values()))["recognizers"]
     knobs = [knob_figure(result, knob) for knob in (GAMMA, BETA)]
-    first = next(iter(result["variants"].values()))["evaluation"]["recognizers"]
-    names = ", ".join(of_role(first, "black-box"))
+    quality = next(iter(evaluations.values()))["quality"]
+    measures = [(pair, measure) for pair in quality for measure in quality[pair]]
     return Section(
         anchor="ablations",
         title="The method without its parts (Table VII, Fig. 5)",
@@ -92,12 +85,25 @@ def ablations(measured: Measured) -> Section:
         ],
         figures=[figure for figure in knobs if figure is not None],
         tables=[
+            *(
+                Table(
+                    caption=f"{title}: percent with 95 % intervals.",
+                    columns=["variant", *(f"{name} ({row['role']})" for name, row in recognizers.items())],
+                    rows=[
+                        [name, *(percent(row[key]) for row in evaluation["recognizers"].values())]
+                        for name, evaluation in evaluations.items()
+                    ],
+                )
+                for key, title in RATES.items()
+            ),
             Table(
-                caption=f"Black-box recognisers in the order {names}, percent; LPIPS and SSIM of protected "
-                "against edited crops, SSIM of restored against clean ones.",
-                columns=["variant", *RATES.values(), "LPIPS", "SSIM, protected", "SSIM, restored"],
-                rows=rows,
-            )
+                caption="Picture quality of the crops, means.",
+                columns=["variant", *(f"{measure}, {pair}" for pair, measure in measures)],
+                rows=[
+                    [name, *(number(evaluation["quality"][pair].get(measure)) for pair, measure in measures)]
+                    for name, evaluation in evaluations.items()
+                ],
+            ),
         ],
     )
 
@@ -126,7 +132,7 @@ def knob_figure(result: Document, knob: str) -> Figure | None:
     figure, (rates, quality) = canvas(height=2.9, columns=2)
     places = sorted(points)
     for key, colour in zip(RATES, (ORANGE, BLUE, GREEN), strict=True):
-        black = [of_role(points[place]["recognizers"], "black-box").values() for place in places]
+        black = [judges(points[place]["recognizers"])[1].values() for place in places]
         means = [100 * mean(row[key]["value"] for row in rows) for rows in black]
         rates.plot(places, means, marker="o", color=colour, label=RATES[key])
         for place, rows in zip(places, black, strict=True):

@@ -120,6 +120,11 @@ def ranged(shares: Sequence[float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-def of_role(rows: Mapping[str, Document], role: str) -> dict[str, Document]:
-    """The recognisers of a role, or all of them where it has none."""
-    return {name: row for name, row in rows.items() if row["role"] == role} or dict(rows)
+def judges(rows: Mapping[str, Document]) -> tuple[str, dict[str, Document]]:
+    """The recognisers that count: the black-box ones, or the white-box ones where there are no others.
+
+    Returns:
+        Their role, and their rows.
+    """
+    black = {name: row for name, row in rows.items() if row["role"] == "black-box"}
+    return ("black-box", black) if black else ("white-box", dict(rows))

@@ -6,7 +6,7 @@ from statistics import mean
 
 from ..model_card import QUALITY
 from .attack import said, trade_off
-from .parts import Document, Measured, Section, Table, number, of_role, percent
+from .parts import Document, Measured, Section, Table, judges, number, number_with_interval, percent
 from .style import PALETTE, canvas, finish, grouped_bars, legend_above
 
 OURS = "ErasableMask"
@@ -24,7 +24,7 @@ def peers(measured: Measured) -> Section:
             rows.append([peer, *("-" for _ in (*names, *qualities, *range(3)))])
             continue
         rates = row["recognizers"]
-        black = of_role(rates, "black-box").values()
+        black = judges(rates)[1].values()
         erased = [rate["esr"] for rate in black]
         rows.append(
             [
@@ -42,8 +42,9 @@ def peers(measured: Measured) -> Section:
         for peer, row in built.items()
         if "lpips_alex" in row["quality"]
     }
+    role = judges(next(iter(built.values()))["recognizers"])[0] if built else ""
     caption = (
-        "Mean ASR over the black-box recognisers (the bars span their widest ends) against how much the "
+        f"Mean ASR over the {role} recognisers (the bars span their widest ends) against how much the "
         "picture changed. Of the methods here only ErasableMask can be erased."
     )
     return Section(
@@ -60,13 +61,14 @@ def peers(measured: Measured) -> Section:
         figures=[trade_off(points, "peers", caption)] if points else [],
         tables=[
             Table(
-                caption="ASR in percent with 95 % intervals; ESR of the black-box ones in their order; "
+                caption="ASR in percent with 95 % intervals; the others are of the "
+                f"{role} ones in their order; "
                 "picture quality is that of the protected pictures against the clean ones.",
                 columns=[
                     "method",
                     *names,
-                    "ESR, black-box",
-                    "owner lost, black-box",
+                    f"ESR, {role}",
+                    f"owner lost, {role}",
                     *(QUALITY.get(key, (key, 3))[0] for key in qualities),
                     "faces lost",
                 ],
@@ -83,7 +85,7 @@ def peers(measured: Measured) -> Section:
 
 
 def _mean_rate(row: Document) -> dict[str, float]:
-    rates = [rate["asr"] for rate in of_role(row["recognizers"], "black-box").values()]
+    rates = [rate["asr"] for rate in judges(row["recognizers"])[1].values()]
     return {
         "value": mean(rate["value"] for rate in rates),
         "low": min(rate["low"] for rate in rates),
@@ -97,6 +99,7 @@ def eraser(measured: Measured) -> Section:
     erasers = result["erasers"]
     recognizers = next(iter(erasers.values()))["recognizers"]
     measures = list(next(iter(recognizers.values()))["by_other_photos"]["clean"])[:2]
+    qualities = list(next(iter(erasers.values()))["quality"])
     clean = {name: row["by_other_photos"]["clean"] for name, row in recognizers.items()}
     found = {
         "(clean pictures)": clean,
@@ -135,5 +138,19 @@ def eraser(measured: Measured) -> Section:
                 ],
             )
             for measure in measures
+        ]
+        + [
+            Table(
+                caption="Erased against clean pictures, means with 95 % intervals; faces not found any more.",
+                columns=["eraser", *(QUALITY.get(key, (key, 3))[0] for key in qualities), "faces lost"],
+                rows=[
+                    [
+                        name,
+                        *(number_with_interval(row["quality"][key]) for key in qualities),
+                        str(row["lost"]),
+                    ]
+                    for name, row in erasers.items()
+                ],
+            )
         ],
     )

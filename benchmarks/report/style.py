@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -116,9 +117,10 @@ def _names_of_its_own(svg: str, name: str) -> str:
 
 def interval(rows: Sequence[dict[str, float]]) -> tuple[list[float], list[list[float]]]:
     """Heights in percent, and the lengths of the error bars below and above them."""
-    heights = [100 * row["value"] for row in rows]
-    below = [100 * (row["value"] - row["low"]) for row in rows]
-    above = [100 * (row["high"] - row["value"]) for row in rows]
+    known = [row if row["value"] is not None else dict.fromkeys(row, math.nan) for row in rows]
+    heights = [100 * row["value"] for row in known]
+    below = [100 * (row["value"] - row["low"]) for row in known]
+    above = [100 * (row["high"] - row["value"]) for row in known]
     return heights, [below, above]
 
 
