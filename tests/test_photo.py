@@ -129,6 +129,8 @@ def test_the_command_writes_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert [row["batch"] for row in network["programs"]] == [1, 2]
         floor_ms = 1e3 * network["flops_per_face"] / max(result["matrix_rate_flops"].values())
         assert network["floor_ms"] == pytest.approx(floor_ms, rel=1e-3)
+        for row in network["programs"]:
+            assert row["times_floor"] == pytest.approx(row["ms_per_face"] / floor_ms, rel=1e-2)
     assert "ort-cuda" in run.output
 
 

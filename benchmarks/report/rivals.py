@@ -61,9 +61,8 @@ def peers(measured: Measured) -> Section:
         figures=[trade_off(points, "peers", caption)] if points else [],
         tables=[
             Table(
-                caption="ASR in percent with 95 % intervals; the others are of the "
-                f"{role} ones in their order; "
-                "picture quality is that of the protected pictures against the clean ones.",
+                caption="ASR in percent with 95 % intervals; ESR and owner lost are those of the "
+                f"{role} recognisers in their order; picture quality is of protected against clean pictures.",
                 columns=[
                     "method",
                     *names,
