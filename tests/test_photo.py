@@ -134,6 +134,11 @@ def test_the_command_writes_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "ort-cuda" in run.output
 
 
+def test_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected pictures of different names, found .*portrait"):
+        photo.by_stem([PORTRAIT, tmp_path / "portrait.png"])
+
+
 def test_no_backend_at_all_is_an_error(tmp_path: Path) -> None:
     options = ["--picture", str(PORTRAIT), "--backend", "nothing", "--out", str(tmp_path / "photo.json")]
     run = CliRunner().invoke(photo.command, options)

@@ -89,7 +89,7 @@ def command(
     with as_click_errors(), tempfile.TemporaryDirectory() as scratch:
         bundles = Bundles.open(bundle, key)
         usable, missing = split_by_usable(backends, bundles, threads)
-        photos = {path.stem: path for path in pictures} or packaged(Path(scratch))
+        photos = by_stem(pictures) or packaged(Path(scratch))
         keep_fastest(rates, torch.device("cpu"))
         shown, staged = time_photos(photos, usable, bundles, Path(scratch), threads=threads, rounds=rounds)
         cold = time_cold(
@@ -133,6 +133,18 @@ def command(
     }
     write_result(result, out)
     show(result)
+
+
+def by_stem(pictures: Sequence[Path]) -> dict[str, Path]:
+    """Pictures by what rows call them.
+
+    Raises:
+        ValueError: two would be called the same.
+    """
+    photos = {path.stem: path for path in pictures}
+    if len(photos) < len(pictures):
+        raise ValueError(f"expected pictures of different names, found {', '.join(map(str, pictures))}")
+    return photos
 
 
 def packaged(scratch: Path) -> dict[str, Path]:
