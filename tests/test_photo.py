@@ -135,7 +135,7 @@ def test_the_command_writes_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected pictures of different names, found .*portrait"):
+    with pytest.raises(ValueError, match=r"expected pictures of different names, found .*portrait"):
         photo.by_stem([PORTRAIT, tmp_path / "portrait.png"])
 
 
