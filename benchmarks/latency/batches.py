@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import geometry
-from runtime.backends import create_backend
+from runtime.backends import Backend, create_backend
 from runtime.detection import FaceDetector
 from runtime.manifest import Bundle
 from runtime.pictures import read_picture
@@ -19,7 +19,7 @@ from runtime.pictures import read_picture
 from .bundles import Bundles
 from .networks import compare
 from .onnx_flops import flops_per_face
-from .programs import Program
+from .programs import Inputs, Program
 
 CALLS = 3
 
@@ -50,19 +50,23 @@ def sweep(
         "strength": column * np.float32(manifest.strength),
         "injection": column * np.float32(manifest.injection),
     }
+    given: dict[str, Inputs] = {"protect": {"faces": faces, **knobs}, "erase": {"faces": faces}}
     networks = {}
-    for verb, inputs in {"protect": {"faces": faces, **knobs}, "erase": {"faces": faces}}.items():
+    for verb, inputs in given.items():
         model = bundles.network(verb)
         with ExitStack() as stack:
-            programs = []
-            for backend in backends:
-                opened = stack.enter_context(create_backend(backend, model, threads=threads))
-                programs.append(Program(name=backend, run=lambda given, o=opened: _only(o.run(given))))
+            programs = [
+                _program(stack.enter_context(create_backend(backend, model, threads=threads)))
+                for backend in backends
+            ]
             rows = compare(programs, inputs, batches, rounds=rounds, calls=CALLS)
         networks[verb] = {"flops_per_face": flops_per_face(model), "programs": rows}
     return networks
 
 
-def _only(outputs: Mapping[str, NDArray]) -> NDArray:
-    (output,) = outputs.values()
-    return output
+def _program(backend: Backend) -> Program:
+    def run(inputs: Inputs) -> NDArray:
+        (output,) = backend.run(inputs).values()
+        return output
+
+    return Program(name=backend.name, run=run)

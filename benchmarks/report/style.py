@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, GREY, YELLOW = PALETTE = (
     "#d9b02f",
 )
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.family": "sans-serif",
@@ -125,7 +125,7 @@ def interval(rows: Sequence[dict[str, float]]) -> tuple[list[float], list[list[f
 
 
 def grouped_bars(
-    axes: Axes, names: Sequence[str], groups: dict[str, tuple[str, Sequence[dict[str, float]]]]
+    axes: Axes, names: Sequence[str], groups: Mapping[str, tuple[str, Sequence[dict[str, float]]]]
 ) -> None:
     """Bars with their 95 % intervals, a group a name.
 
