@@ -22,7 +22,6 @@ from .style import (
     canvas,
     finish,
     grouped_bars,
-    interval,
     legend_above,
     slanted,
 )
@@ -248,22 +247,3 @@ def heat_map(result: Document) -> Figure:
         for side in axes.spines.values():
             side.set_visible(False)
     return finish(figure, "robustness", "Rates in percent after each operation: green is good, red is bad.")
-
-
-def trade_off(points: dict[str, tuple[float, dict[str, float]]], name: str, caption: str) -> Figure:
-    """Black-box ASR against how much the picture changed, a point a method.
-
-    Args:
-        points: by method, the change and the ASR with its interval.
-    """
-    figure, (axes,) = canvas(height=3.4)
-    for label, (change, rate) in points.items():
-        (height,), bars = interval([rate])
-        ours = label == "ErasableMask"
-        axes.errorbar(change, height, yerr=bars, fmt="o", color=ORANGE if ours else BLUE, ecolor=INK)
-        axes.annotate(label, (change, height), (5, 4), textcoords="offset points", fontsize=8, color=INK)
-    axes.set_ylim(0, 104)
-    axes.set_ylabel("ASR, percent")
-    axes.set_xlabel("LPIPS (AlexNet), protected against clean: less is better")
-    axes.margins(x=0.12)
-    return finish(figure, name, caption)

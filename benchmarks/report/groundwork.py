@@ -7,7 +7,7 @@ from statistics import mean
 from training.config import override
 from training.presets import PRESETS
 
-from .parts import Document, Figure, Measured, Section, Table, judges, number, percent
+from .parts import Document, Figure, Measured, Section, Table, judges, number, percent, roles
 from .style import BLUE, GREEN, INK, ORANGE, canvas, finish, legend_above
 
 RATES = {"asr": "ASR", "esr": "ESR", "dodging": "owner lost"}
@@ -87,8 +87,8 @@ def ablations(measured: Measured) -> Section:
         tables=[
             *(
                 Table(
-                    caption=f"{title}: percent with 95 % intervals.",
-                    columns=["variant", *(f"{name} ({row['role']})" for name, row in recognizers.items())],
+                    caption=f"{title}, percent with 95 % intervals ({roles(recognizers)}).",
+                    columns=["variant", *recognizers],
                     rows=[
                         [name, *(percent(row[key]) for row in evaluation["recognizers"].values())]
                         for name, evaluation in evaluations.items()

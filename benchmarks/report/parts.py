@@ -128,3 +128,11 @@ def judges(rows: Mapping[str, Document]) -> tuple[str, dict[str, Document]]:
     """
     black = {name: row for name, row in rows.items() if row["role"] == "black-box"}
     return ("black-box", black) if black else ("white-box", dict(rows))
+
+
+def roles(rows: Mapping[str, Document]) -> str:
+    """Which recognisers are white-box and which black-box, in a few words."""
+    named: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        named.setdefault(row["role"], []).append(name)
+    return "; ".join(f"{role}: {', '.join(names)}" for role, names in named.items())

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import mean
+from typing import Any
 
 from ..model_card import QUALITY
-from .attack import said, trade_off
-from .parts import Document, Measured, Section, Table, judges, number, number_with_interval, percent
-from .style import PALETTE, canvas, finish, grouped_bars, legend_above
+from .attack import said
+from .parts import (
+    Document,
+    Figure,
+    Measured,
+    Section,
+    Table,
+    judges,
+    number,
+    number_with_interval,
+    percent,
+    roles,
+)
+from .style import GREY, ORANGE, PALETTE, canvas, finish, grouped_bars, interval, legend_above
 
 OURS = "ErasableMask"
 
@@ -16,37 +29,12 @@ def peers(measured: Measured) -> Section:
     """Table II."""
     result = measured.document
     built = {name: row for name, row in result["peers"].items() if "recognizers" in row}
-    names = list(next(iter(built.values()))["recognizers"]) if built else []
-    qualities = list(next(iter(built.values()))["quality"]) if built else []
-    rows = []
-    for peer, row in result["peers"].items():
-        if peer not in built:
-            rows.append([peer, *("-" for _ in (*names, *qualities, *range(3)))])
-            continue
-        rates = row["recognizers"]
-        black = judges(rates)[1].values()
-        erased = [rate["esr"] for rate in black]
-        rows.append(
-            [
-                peer,
-                *(percent(rates[name]["asr"]) for name in names),
-                "-" if None in erased else " / ".join(map(percent, erased)),
-                " / ".join(percent(rate["dodging"]) for rate in black),
-                *(number(row["quality"][key], QUALITY.get(key, (key, 3))[1]) for key in qualities),
-                str(row["lost"]),
-            ]
-        )
     left_out = [f"{peer}: {row['reason']}" for peer, row in result["peers"].items() if peer not in built]
-    points = {
-        peer: (row["quality"]["lpips_alex"]["value"], _mean_rate(row))
-        for peer, row in built.items()
-        if "lpips_alex" in row["quality"]
+    erasable = {
+        name: row
+        for name, row in built.items()
+        if None not in (r["esr"] for r in row["recognizers"].values())
     }
-    role = judges(next(iter(built.values()))["recognizers"])[0] if built else ""
-    caption = (
-        f"Mean ASR over the {role} recognisers (the bars span their widest ends) against how much the "
-        "picture changed. Of the methods here only ErasableMask can be erased."
-    )
     return Section(
         anchor="peers",
         title="Beside other people's methods (Table II)",
@@ -55,24 +43,19 @@ def peers(measured: Measured) -> Section:
             f"{result['pictures']} pictures ({result['data']}, seed {result['seed']}); every method was "
             "rebuilt on one contract, works on the same aligned faces against the same white-box recognisers "
             "and target, and goes back into the photo as ours does. How each rebuilding differs from its "
-            "paper is in the second table.",
+            "paper is in the last table.",
             *(f"Not built: {reason}" for reason in left_out),
         ],
-        figures=[trade_off(points, "peers", caption)] if points else [],
+        figures=[peers_figure(built)] if built else [],
         tables=[
-            Table(
-                caption="ASR in percent with 95 % intervals; ESR and owner lost are those of the "
-                f"{role} recognisers in their order; picture quality is of protected against clean pictures.",
-                columns=[
-                    "method",
-                    *names,
-                    f"ESR, {role}",
-                    f"owner lost, {role}",
-                    *(QUALITY.get(key, (key, 3))[0] for key in qualities),
-                    "faces lost",
-                ],
-                rows=rows,
+            rates_of_methods(result["peers"], "asr", "ASR"),
+            rates_of_methods(
+                result["peers"],
+                "dodging",
+                "Owner lost on the protected picture",
             ),
+            *([rates_of_methods(erasable, "esr", "ESR of what can be erased")] if erasable else []),
+            *([pictures_of_methods(built)] if built else []),
             Table(
                 caption="What each method is.",
                 columns=["method", "paper", "differs from it"],
@@ -83,13 +66,77 @@ def peers(measured: Measured) -> Section:
     )
 
 
-def _mean_rate(row: Document) -> dict[str, float]:
-    rates = [rate["asr"] for rate in judges(row["recognizers"])[1].values()]
-    return {
-        "value": mean(rate["value"] for rate in rates),
-        "low": min(rate["low"] for rate in rates),
-        "high": max(rate["high"] for rate in rates),
-    }
+def rates_of_methods(methods: Mapping[str, Document], key: str, caption: str) -> Table:
+    """A rate by method and recogniser; dashes for what was not built."""
+    known: Document = next((row["recognizers"] for row in methods.values() if "recognizers" in row), {})
+    return Table(
+        caption=f"{caption}, percent with 95 % intervals ({roles(known)}).",
+        columns=["method", *known],
+        rows=[
+            [
+                method,
+                *(percent(row["recognizers"][name][key]) if "recognizers" in row else "-" for name in known),
+            ]
+            for method, row in methods.items()
+        ],
+    )
+
+
+def pictures_of_methods(built: Mapping[str, Document]) -> Table:
+    """What each method does to the picture."""
+    qualities = list(next(iter(built.values()))["quality"])
+    known = {key: QUALITY.get(key, (key, 3)) for key in qualities}
+    return Table(
+        caption="Protected against clean pictures, means; faces that were not found any more.",
+        columns=["method", *(title for title, _ in known.values()), "faces lost"],
+        rows=[
+            [
+                method,
+                *(number(row["quality"][key], digits) for key, (_, digits) in known.items()),
+                str(row["lost"]),
+            ]
+            for method, row in built.items()
+        ],
+    )
+
+
+def peers_figure(built: Mapping[str, Document]) -> Figure:
+    """ASR of the recognisers that count, a line a method, and beside it how much the picture changed."""
+    role, judging = judges(next(iter(built.values()))["recognizers"])
+    order = sorted(
+        built, key=lambda name: mean(built[name]["recognizers"][j]["asr"]["value"] for j in judging)
+    )
+    changed = [built[name]["quality"].get("lpips_alex", {}).get("value") for name in order]
+    with_change = None not in changed
+    figure, panels = canvas(
+        height=1.0 + 0.3 * len(order), columns=1 + with_change, sharey=True, **_two_to_one(with_change)
+    )
+    for place, (name, colour) in enumerate(zip(judging, PALETTE, strict=False)):
+        rates = [built[method]["recognizers"][name]["asr"] for method in order]
+        shares, bars = interval(rates)
+        lines = [line + 0.22 * (place - (len(judging) - 1) / 2) for line in range(len(order))]
+        panels[0].errorbar(shares, lines, xerr=bars, fmt="o", color=colour, markersize=4.5, label=name)
+    panels[0].set_yticks(range(len(order)), order)
+    panels[0].set_xlim(-2, 102)
+    panels[0].set_xlabel("ASR, percent")
+    if with_change:
+        colours = [ORANGE if method == OURS else GREY for method in order]
+        panels[1].barh(range(len(order)), changed, 0.7, color=colours)
+        panels[1].set_xlabel("LPIPS, protected against clean")
+    for axes in panels:
+        axes.grid(visible=True, axis="x")
+        axes.tick_params(length=0)
+    legend_above(figure, panels[0], len(judging))
+    return finish(
+        figure,
+        "peers",
+        f"ASR on each {role} recogniser with 95 % intervals, the lowest mean below, and how much the picture "
+        "changed.",
+    )
+
+
+def _two_to_one(both: bool) -> dict[str, Any]:
+    return {"width_ratios": (2, 1)} if both else {}
 
 
 def eraser(measured: Measured) -> Section:
