@@ -49,7 +49,7 @@ clean:
 # The demo installs the package itself, as a user would: not editable, so its sources are prerequisites too.
 $(DEMO_VENV)/stamp: pyproject.toml $(shell find runtime training export -type f -not -name '*.pyc')
 	$(call make_venv,$(DEMO_VENV))
-	rm -rf build
+	rm -rf build/lib build/bdist.*
 	$(DEMO_VENV)/bin/python -m pip install --quiet '.[verify]'
 	touch $@
 
@@ -57,6 +57,8 @@ $(TEST_VENV)/stamp: pyproject.toml
 	$(call make_venv,$(TEST_VENV))
 	$(TEST_VENV)/bin/python -m pip install --quiet --editable '.[$(TEST_EXTRAS)]'
 	touch $@
+
+include benchmarks/bench.mk
 
 define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

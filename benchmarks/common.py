@@ -15,6 +15,7 @@ import click
 import numpy as np
 
 from runtime.errors import ErasableMaskError
+from runtime.manifest import Bundle
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 VERSIONED = (
@@ -47,6 +48,13 @@ def draw(paths: Sequence[Path], count: int, seed: int) -> list[Path]:
     return [paths[i] for i in sorted(chosen)]
 
 
+def names_below(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """What a result calls its pictures: their paths below a folder, or their names where not in it."""
+    return [
+        path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name for path in paths
+    ]
+
+
 @contextmanager
 def as_click_errors() -> Iterator[None]:
     """What a user can mend ends a command with its message, not with a traceback."""
@@ -60,7 +68,10 @@ def environment() -> dict[str, Any]:
     """Commit, processor and versions that a result was made with."""
     root = Path(__file__).parents[1]
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=root,
+        capture_output=True,
+        text=True,
     ).stdout.strip()
     return {
         "commit": commit or "unknown",
@@ -68,6 +79,16 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in VERSIONED},
+    }
+
+
+def about_bundle(bundle: Bundle, *networks: str) -> dict[str, Any]:
+    """Name, precision and the hashes of a bundle's networks, as results name it."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "precision": manifest.precision,
+        "sha256": {name: manifest.models[name].sha256 for name in networks},
     }
 
 

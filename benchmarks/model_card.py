@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import click
 
 from training.evaluation.rates import VERSIONS
 from training.evaluation.table import RATES
+
+from .schema import read_result
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -220,9 +221,7 @@ def fill(card: str, block: str) -> str:
 def main(card: Path, results: tuple[Path, ...]) -> None:
     """Replaces the measured figures of a card; the rest of it stays."""
     try:
-        block = measured_block(
-            [(json.loads(path.read_text(encoding="utf-8")), path.name) for path in results]
-        )
+        block = measured_block([(read_result(path), path.name) for path in results])
         filled = fill(card.read_text(encoding="utf-8"), block)
     except ValueError as error:
         raise click.ClickException(str(error)) from error

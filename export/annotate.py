@@ -75,7 +75,7 @@ def read_surrogate(assignment: str) -> tuple[str, dict[str, Any]]:
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """A JSON object; the names of the pictures that it was measured on stay behind.
 
     Raises:
         ExportError: the file cannot be read or holds something else.
@@ -86,7 +86,7 @@ def read_figures(path: Path) -> dict[str, Any]:
         raise ExportError(f"cannot read figures from {path}: {error}") from error
     if not isinstance(figures, dict):
         raise ExportError(f"expected a JSON object of figures in {path}, found {type(figures).__name__}")
-    return figures
+    return {name: figure for name, figure in figures.items() if name != "picture_list"}
 
 
 def annotate(

@@ -24,8 +24,11 @@ def test_every_variant_is_a_configuration_that_differs_from_the_reference(name: 
 
 
 def measured(asr: float) -> dict:
-    row = {key: {"value": value} for key, value in {"asr": asr, "esr": 0.9, "dodging": 0.5}.items()}
-    quality = {"ssim": {"value": 0.8}, "lpips": {"value": 0.07}}
+    def estimate(value: float) -> dict:
+        return {"value": value, "low": value / 2, "high": 1.0, "count": 100}
+
+    row = {key: estimate(value) for key, value in {"asr": asr, "esr": 0.9, "dodging": 0.5}.items()}
+    quality = {"ssim": estimate(0.8), "lpips": estimate(0.07)}
     return {
         "recognizers": {"a": {"role": "white-box", **row}, "b": {"role": "black-box", **row}},
         "quality": {"protected against edited": quality, "restored against clean": quality},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,19 +12,20 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks import model_card
-from benchmarks.common import draw
+from benchmarks.common import draw, names_below
 from benchmarks.efficacy import owners, pictures, robustness
 from benchmarks.efficacy.operations import OPERATIONS
 from benchmarks.efficacy.protocol import Faces, Laboratory, summarise
 from benchmarks.efficacy.published import jpeg
+from benchmarks.efficacy.recognition import target_embedding
 from benchmarks.efficacy.target_choice import choice
 from benchmarks.model_card import BEGIN, END
-from runtime.errors import NoFaceError
+from benchmarks.schema import write_result
+from runtime.errors import BundleError, NoFaceError
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
 from training.evaluation import Estimate, Thresholds, mean_of, owner_rates, quality_of, share_of
 from training.evaluation.rates import VERSIONS
-from training.evaluation.statistics import write_json
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 TARGET = np.array([1.0, 0.0])
@@ -131,13 +133,28 @@ def results(folder: Path) -> dict[str, Path]:
     """Of one picture that is protected and restored: the file that each benchmark writes."""
     rows = summarise([sample(TARGET, OWNER)], {"r": "black-box"}, {"r": TARGET}, THRESHOLDS)
     quality = {"l1": mean_of(np.ones(2)), "mse": mean_of(np.ones(2)), "psnr": mean_of(np.ones(2))}
-    about = {"pictures": 1, "data": "faces", "seed": 0, "jpeg_quality": 95, "bundle": {}, "target": "t.jpg"}
-    lost = {"protected": 2, "restored": 3}
-    about |= {"no_face_found": 0, "lost": lost}
+    lost = {"clean": 0, "protected": 2, "restored": 3}
+    about = {
+        "environment": {
+            "commit": "0" * 40,
+            "processor": "p",
+            "cores": 2,
+            "python": "3.11.0",
+            "versions": {"onnxruntime": "1.0"},
+        },
+        "bundle": {"name": "b", "precision": "fp16", "sha256": {"protect": "a" * 64}},
+        "calibration": {"pictures": 3, "pairs": 3000, "seed": 0},
+        "jpeg_quality": 95,
+        "target": "t.jpg",
+        "data": "faces",
+        "seed": 0,
+        "pictures": 1,
+        "no_face_found": 0,
+        "lost": lost,
+    }
     whole = {
         "benchmark": "efficacy",
-        "calibration": {"pictures": 3, "pairs": 3000},
-        "environment": {"versions": {"onnxruntime": "1.0"}},
+        "not_erased": 0,
         "quality": {"protected against edited": {**quality, "lpips_alex": mean_of(np.full(2, 0.07))}},
         "recognizers": rows,
     }
@@ -156,7 +173,7 @@ def results(folder: Path) -> dict[str, Path]:
     paths = {}
     for result in (whole, people, operated):
         path = paths[result["benchmark"]] = folder / f"{result['benchmark']}.json"
-        write_json(about | result, path)
+        write_result(about | result, path)
     return paths
 
 
@@ -188,6 +205,19 @@ def test_a_card_without_markers_and_a_result_of_something_else_are_refused() -> 
         model_card.fill("no markers", "")
     with pytest.raises(ValueError, match=r"x\.json: expected a result of efficacy, .*, found one of latency"):
         model_card.measured_block([({"benchmark": "latency"}, "x.json")])
+
+
+def test_a_card_takes_only_what_conforms_to_the_schema(tmp_path: Path) -> None:
+    card = tmp_path / "CARD.md"
+    card.write_text(f"{BEGIN}\n{END}")
+    path = results(tmp_path)["efficacy"]
+    bare = read(path)
+    bare["recognizers"]["r"]["asr"] = 0.9
+    path.write_text(json.dumps(bare))
+    run = CliRunner().invoke(model_card.main, ["--card", str(card), "--result", str(path)])
+    assert run.exit_code == 1
+    assert "at recognizers/r/asr: 0.9 is not" in run.output
+    assert card.read_text() == f"{BEGIN}\n{END}"
 
 
 @pytest.mark.parametrize("field", ["bundle", "target", "jpeg_quality"])
@@ -305,6 +335,37 @@ def test_a_laboratory_closes_its_publisher_also_where_the_target_shows_no_face(
             assert here.publisher.open
             assert here.target["r"] == pytest.approx(40 / 255)
     assert here.publisher.open is False
+
+
+def shipped_laboratory(cards: Path | None) -> Laboratory:
+    thresholds = RESULTS / "thresholds.json"
+    rest = {"bundle": None, "key": None, "quality": 95, "threads": 1}
+    return Laboratory(cards=cards, target=None, thresholds=thresholds, **rest)
+
+
+def test_without_cards_verifys_recogniser_looks_alone_and_the_bundle_knows_the_target() -> None:
+    with shipped_laboratory(None) as here:
+        ((name, target),) = here.target.items()
+        assert here.roles == {name: "black-box"}
+        assert name.startswith("sface")
+        assert target @ target == pytest.approx(1.0)
+        assert here.about("efficacy")["target"] == open_bundle(default_bundle("public")).manifest.target
+
+
+def test_other_recognisers_need_the_targets_picture(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the recognisers of a cards file need the target's picture: give"):
+        shipped_laboratory(tmp_path / "cards.json")
+
+
+def test_a_bundle_that_does_not_know_the_target_says_so() -> None:
+    manifest = dataclasses.replace(open_bundle(default_bundle("public")).manifest, training={})
+    with pytest.raises(BundleError, match=r"carries no SFace embedding of the target .* give the target's"):
+        target_embedding(manifest)
+
+
+def test_names_of_pictures_are_told_from_their_folder_on() -> None:
+    paths = [Path("/data/a/1.jpg"), Path("/elsewhere/2.jpg")]
+    assert names_below(Path("/data"), paths) == ["a/1.jpg", "2.jpg"]
 
 
 def test_what_cannot_be_erased_is_lost_in_every_benchmark(tmp_path: Path) -> None:

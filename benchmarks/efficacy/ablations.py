@@ -17,9 +17,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from training.evaluation.statistics import write_json
-
 from ..common import environment
+from ..schema import write_result
 
 # The reference makes a meta step of second order in every step. Its bounds are loose and the attack's own
 # (epsilon) never reached: where all variants stop at one attack loss, nothing tells them apart.
@@ -156,7 +155,7 @@ def command(
             "reference": REFERENCE,
             "variants": variants,
         }
-        write_json(result, out)
+        write_result(result, out)
     Console().print(
         f"{len(variants)} variants in {out}; draw them: python -m benchmarks.efficacy ablation-plot"
     )

@@ -16,9 +16,9 @@ from runtime.manifest import open_bundle
 from runtime.pictures import read_picture
 from runtime.shipped import default_bundle
 from training.evaluation import Embedder, load_recognizers
-from training.evaluation.statistics import write_json
 
-from ..common import draw, environment
+from ..common import draw, environment, names_below
+from ..schema import write_result
 from .recognition import VerifyRecognizer, embed_main_face
 from .verification import impostor_thresholds
 
@@ -60,6 +60,7 @@ def command(
         "pictures": len(matrix),
         "pairs": pairs,
         "seed": seed,
+        "picture_list": names_below(lfw, photos),
         "recognizers": calibrated,
     }
-    write_json(result, out)
+    write_result(result, out)

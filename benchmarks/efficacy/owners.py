@@ -22,9 +22,10 @@ from runtime.errors import NoFaceError
 from runtime.pictures import read_picture
 from training.evaluation import owner_rates
 from training.evaluation.rates import FARS_OWNER, VERSIONS
-from training.evaluation.statistics import percent, write_json
+from training.evaluation.statistics import percent
 
-from ..common import as_click_errors
+from ..common import as_click_errors, names_below
+from ..schema import write_result
 from .protocol import Faces, Laboratory, laboratory_options, lost_faces, matrix, people_of_celeba
 from .published import decode
 from .suspicion import finish
@@ -103,9 +104,13 @@ def command(celeba: Path, count: int | None, out: Path, **laboratory: Any) -> No
     """How often a person is found by other photos: clean, protected, restored."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     with as_click_errors():
-        several = [photos for photos in people_of_celeba(celeba) if len(photos) > 1]
-        result = measure(several[:count], Laboratory(**laboratory))
-    result["data"] = f"{celeba.name}, test partition"
+        everybody = [photos for photos in people_of_celeba(celeba) if len(photos) > 1][:count]
+        result = measure(everybody, Laboratory(**laboratory))
+    photos_each = 1 + result["other_photos"]
+    result |= {
+        "data": f"{celeba.name}, test partition",
+        "picture_list": [names_below(celeba, photos[:photos_each]) for photos in everybody],
+    }
     Console(width=170).print(table_of(result))
-    write_json(result, out)
+    write_result(result, out)
     finish(result)

@@ -26,11 +26,12 @@ from training.batches import to_network
 from training.evaluation import mean_of, quality_of
 from training.evaluation.crops import PAIRS
 from training.evaluation.frechet import Inception, frechet_distances
-from training.evaluation.statistics import percent, write_json
+from training.evaluation.statistics import percent
 from training.evaluation.table import RATES
 from training.perceptual import Lpips
 
-from ..common import as_click_errors
+from ..common import as_click_errors, names_below
+from ..schema import write_result
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import Pixels, decode
 from .suspicion import finish
@@ -204,7 +205,7 @@ def command(
             inception=Inception(inception) if inception else None,
             keep=keep,
         )
-    result |= {"seed": seed, "data": data}
+    result |= {"seed": seed, "data": data, "picture_list": names_below(images, paths)}
     Console(width=150).print(table_of(result))
-    write_json(result, out)
+    write_result(result, out)
     finish(result)

@@ -28,10 +28,11 @@ from training.evaluation import (
     read_thresholds,
 )
 from training.evaluation.rates import VERSIONS
+from training.evaluation.recognition import OnnxRecognizer, TorchRecognizer
 
 from ..common import draw, environment, pictures_below
 from .published import Pixels, Publisher, decode
-from .recognition import embed_main_face, find_main_face
+from .recognition import VerifyRecognizer, embed_main_face, find_main_face, target_embedding
 from .suspicion import check_held_out, face_ssim, protection_figures, restoration_figures, suspicions_of
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ Faces = dict[str, Embedding] | None
 
 _EXISTING = click.Path(path_type=Path, exists=True)
 _OPTIONS = (
-    click.option("--recognizers", "cards", required=True, type=_EXISTING),
-    click.option("--target", required=True, type=_EXISTING, help="Its picture."),
+    click.option("--recognizers", "cards", type=_EXISTING, help="Cards; default: the one of verify, alone."),
+    click.option("--target", type=_EXISTING, help="Its picture; default: the embedding in the bundle."),
     click.option("--thresholds", required=True, type=_EXISTING),
     click.option(
         "--bundle", type=click.Path(path_type=Path), help="With public/ and authority/; default: shipped."
@@ -64,13 +65,15 @@ class Laboratory:
     """A bundle as it is used, and strangers' recognisers to look at what it publishes.
 
     Args:
-        cards: of the recognisers.
-        target: the target's picture.
+        cards: of the recognisers; None for the recogniser of ``erasablemask verify`` alone.
+        target: the target's picture; None for its embedding in the bundle's manifest, which only the
+            recogniser of ``erasablemask verify`` can be compared with.
         thresholds: from ``benchmarks.efficacy calibrate``, of these very recognisers.
         bundle, key, quality, threads, backend: see ``Publisher``.
 
     Raises:
-        ValueError: a recogniser was not calibrated.
+        ValueError: a recogniser was not calibrated, or there are cards and no target's picture.
+        BundleError: entered, and there is neither a target's picture nor its embedding.
         NoFaceError: entered, and the target's picture shows no face.
         ValueError: entered, and a black-box recogniser is one that the bundle was trained against.
     """
@@ -78,8 +81,8 @@ class Laboratory:
     def __init__(
         self,
         *,
-        cards: Path,
-        target: Path,
+        cards: Path | None,
+        target: Path | None,
         thresholds: Path,
         bundle: Path | None,
         key: Path | None,
@@ -87,7 +90,11 @@ class Laboratory:
         threads: int | None,
         backend: str | BackendFactory = DEFAULT_BACKEND,
     ) -> None:
-        self.recognizers = load_recognizers(cards, threads=threads)
+        if cards is not None and target is None:
+            raise ValueError("the recognisers of a cards file need the target's picture: give --target")
+        self.recognizers: Sequence[OnnxRecognizer | TorchRecognizer | VerifyRecognizer] = (
+            load_recognizers(cards, threads=threads) if cards else [VerifyRecognizer()]
+        )
         self.roles = {recognizer.name: recognizer.card.role for recognizer in self.recognizers}
         self.thresholds = read_thresholds(thresholds)
         self.thresholds.check(self.recognizers)
@@ -97,14 +104,20 @@ class Laboratory:
     def __enter__(self) -> Laboratory:
         with ExitStack() as stack:
             stack.enter_context(self.publisher)
-            self._unknown = check_held_out(self.recognizers, self.publisher.training)
+            self._unknown = check_held_out(self.recognizers, self.publisher.manifest.training)
             self.face_ssims: list[float] = []
-            face = self.embed(read_picture(self._target_picture).pixels)
-            if face is None:
-                raise NoFaceError(f"no face was found in the target's picture {self._target_picture}")
-            self.target = face
+            self.target = self._embed_target()
             self._stack = stack.pop_all()
         return self
+
+    def _embed_target(self) -> dict[str, Embedding]:
+        if self._target_picture is None:
+            (recognizer,) = self.recognizers
+            return {recognizer.name: target_embedding(self.publisher.manifest)}
+        face = self.embed(read_picture(self._target_picture).pixels)
+        if face is None:
+            raise NoFaceError(f"no face was found in the target's picture {self._target_picture}")
+        return face
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -157,7 +170,7 @@ class Laboratory:
             "benchmark": benchmark,
             "environment": environment(),
             "bundle": self.publisher.about,
-            "target": self._target_picture.name,
+            "target": self._target_picture.name if self._target_picture else self.publisher.manifest.target,
             "jpeg_quality": self.publisher.quality,
             "calibration": self.thresholds.source,
         }

@@ -75,7 +75,7 @@ class Publisher:
         protecting, erasing = self._backends
         self._protector = enter(Protector(public, backend=protecting, threads=self.threads))
         self._eraser = enter(Eraser(authority, restorer, backend=erasing, threads=self.threads))
-        self.training = public.manifest.training
+        self.manifest = public.manifest
         self.about: dict[str, Any] = {
             "name": public.manifest.name,
             "precision": public.manifest.precision,

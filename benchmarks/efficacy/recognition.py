@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from runtime import recognizers
 from runtime.detection import FaceDetector
+from runtime.errors import BundleError
+from runtime.manifest import Manifest
 from runtime.results import Face
 from training.evaluation import Embedder, Embedding
+from training.fingerprint import Fingerprint, onnx_fingerprint
+from training.surrogates import RecognizerCard
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
 
@@ -22,9 +26,40 @@ class VerifyRecognizer:
         self._recognizer = recognizers.load()
         self.name = self._recognizer.card.name
         self.sha256 = self._recognizer.card.sha256
+        side = recognizers.SIDE_PX
+        self.card = RecognizerCard(
+            name=self.name,
+            role="black-box",  # the registry of surrogates cannot load this file
+            size_hw=(side, side),
+            box=(0.0, 0.0, float(side), float(side)),
+            path=self._recognizer.source,
+            std=(1 / 255, 1 / 255, 1 / 255),
+        )
+
+    def fingerprint(self) -> Fingerprint:
+        """What its network is known by."""
+        assert self.card.path is not None
+        return onnx_fingerprint(self.card.path)
 
     def embed(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Embedding:
         return self._recognizer.embed(pixels, landmarks)
+
+
+def target_embedding(manifest: Manifest) -> Embedding:
+    """The target as the recogniser of ``erasablemask verify`` sees it, of unit norm.
+
+    Raises:
+        BundleError: the manifest does not carry it.
+    """
+    values = manifest.training.get("target_embeddings", {}).get("sface")
+    if values is None or len(values) != recognizers.EMBEDDING_DIM:
+        raise BundleError(
+            "the manifest carries no SFace embedding of the target (training.target_embeddings.sface, "
+            f"{recognizers.EMBEDDING_DIM} numbers); give the target's picture, or export the bundle with "
+            "--target-embedding"
+        )
+    embedding = np.asarray(values, dtype=np.float32)
+    return embedding / np.linalg.norm(embedding)
 
 
 def main_face(faces: Sequence[Face], near: tuple[float, float]) -> Face | None:

@@ -18,9 +18,10 @@ from rich.progress import track
 from rich.table import Table
 
 from runtime.errors import NoFaceError
-from training.evaluation.statistics import percent, write_json
+from training.evaluation.statistics import percent
 
-from ..common import as_click_errors
+from ..common import as_click_errors, names_below
+from ..schema import write_result
 from .operations import OPERATIONS
 from .protocol import Faces, Laboratory, chosen_pictures, laboratory_options, lost_faces
 from .published import decode
@@ -108,7 +109,7 @@ def command(images: Path, count: int, seed: int, out: Path, **laboratory: Any) -
     with as_click_errors():
         paths, data = chosen_pictures(images, count, seed)
         result = measure(paths, Laboratory(**laboratory), seed=seed)
-    result |= {"seed": seed, "data": data}
+    result |= {"seed": seed, "data": data, "picture_list": names_below(images, paths)}
     Console(width=170).print(table_of(result))
-    write_json(result, out)
+    write_result(result, out)
     finish(result)

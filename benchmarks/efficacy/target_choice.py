@@ -30,9 +30,10 @@ from training.evaluation import (
     load_recognizers,
     read_thresholds,
 )
-from training.evaluation.statistics import percent, share_of, write_json
+from training.evaluation.statistics import percent, share_of
 
-from ..common import as_click_errors, draw, environment, pictures_below
+from ..common import as_click_errors, draw, environment, names_below, pictures_below
+from ..schema import write_result
 from .recognition import embed_main_face
 
 
@@ -115,5 +116,10 @@ def command(
         table.add_row(name, *shares, f"{100 * row['mean']:.1f}")
     Console(width=120).print(table)
     about = {"benchmark": "target_choice", "environment": environment(), "calibration": calibrated.source}
-    drawn = {"data": f"{celeba.name}, training partition", "seed": seed, "strangers": len(strangers)}
-    write_json({**about, **drawn, "no_face_found": count - len(strangers), "targets": rows}, out)
+    drawn = {
+        "data": f"{celeba.name}, training partition",
+        "seed": seed,
+        "strangers": len(strangers),
+        "picture_list": names_below(celeba, pictures),
+    }
+    write_result({**about, **drawn, "no_face_found": count - len(strangers), "targets": rows}, out)

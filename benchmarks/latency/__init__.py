@@ -1,1 +1,1 @@
-"""How fast the networks are."""
+"""How fast the networks and whole photos are."""

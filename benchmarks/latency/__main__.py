@@ -1,4 +1,4 @@
-"""``python -m benchmarks.latency``: how fast the networks are."""
+"""``python -m benchmarks.latency``: how fast the networks and whole photos are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from runtime.lazy_group import LazyGroup
 COMMANDS = {
     "layers": "Where the time of the int8 networks goes.",
     "networks": "Every library, precision and form of the networks, in turns.",
+    "photo": "Whole photos by stage, backends in turns; cold start, memory, batches.",
 }
 
 
@@ -20,7 +21,7 @@ COMMANDS = {
     epilog="Example: python -m benchmarks.latency networks --help",
 )
 def main() -> None:
-    """How fast the networks are."""
+    """How fast the networks and whole photos are."""
 
 
 if __name__ == "__main__":

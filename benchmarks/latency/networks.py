@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from export.faces import load_faces
 from export.run import Part, inputs_of, load_run
-from training.evaluation.statistics import write_json
 from training.probe import matrix_rate
 
 from ..common import as_click_errors, environment
+from ..schema import write_result
 from .programs import REFERENCE, Inputs, Program, programs_of
 
 NETWORKS = ("protect", "restore")
@@ -98,7 +98,7 @@ def command(
         rows = network["programs"]
         network["programs"] = [row | ratios(row, rows, floor_ms) for row in rows]
         show(name, network)
-    write_json(result, out)
+    write_result(result, out)
 
 
 def keep_fastest(rates: dict[str, float], device: torch.device) -> None:
@@ -120,8 +120,8 @@ def compare(
     """Times of all programs, in turns.
 
     Returns:
-        A row a program and batch: median, quartiles, 95th percentile and least of all calls, in ms a face,
-        and how far its output is from the first program's, in levels.
+        A row a program and batch: median, quartiles, 95th and 99th percentile and least of all calls, in ms a
+        face, and how far its output is from the first program's, in levels.
     """
     times: dict[tuple[str, int], list[float]] = {}
     reference: dict[int, NDArray] = {}
@@ -148,6 +148,7 @@ def compare(
             "ms_per_face": float(np.median(taken)),
             "quartiles_ms": [float(q) for q in np.quantile(taken, (0.25, 0.75))],
             "p95_ms": float(np.quantile(taken, 0.95)),
+            "p99_ms": float(np.quantile(taken, 0.99)),
             "least_ms": float(min(taken)),
             "calls": len(taken),
             "max_levels": drift[name, batch][0],

@@ -18,9 +18,9 @@ from runtime.backends.base import Tensors
 from runtime.manifest import open_bundle
 from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
-from training.evaluation.statistics import write_json
 
-from ..common import as_click_errors, environment
+from ..common import about_bundle, as_click_errors, environment
+from ..schema import write_result
 from .served import MODEL, Server, running
 
 SAMPLE_S = 5.0
@@ -60,7 +60,7 @@ def command(
     result: dict[str, Any] = {
         "benchmark": "soak",
         "environment": environment(),
-        "bundle": {MODEL: open_bundle(folder).manifest.models[MODEL].sha256},
+        "bundle": about_bundle(open_bundle(folder), MODEL),
         "settings": {"backend": backend, "minutes": minutes, "concurrency": concurrency},
         "requests": len(clients.times_ms),
         "errors": clients.errors,
@@ -68,7 +68,7 @@ def command(
         "memory_mib": samples,
         "growth_mib_per_hour": growth,
     }
-    write_json(result, out)
+    write_result(result, out)
     click.echo(f"{len(clients.times_ms)} requests, {len(clients.errors)} errors")
     click.echo("MiB at the end, and growth in an hour:")
     for name, per_hour in growth.items():

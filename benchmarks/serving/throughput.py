@@ -24,9 +24,9 @@ from runtime.backends.lanes import IN_LANES, create_for_batches
 from runtime.manifest import open_bundle
 from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
-from training.evaluation.statistics import write_json
 
-from ..common import as_click_errors, environment
+from ..common import about_bundle, as_click_errors, environment
+from ..schema import write_result
 from .perf_analyzer import Load, find, measure
 from .served import MODEL, Running, Server, running
 
@@ -79,10 +79,7 @@ def command(
         result: dict[str, Any] = {
             "benchmark": "serving",
             "environment": environment(),
-            "bundle": {
-                "name": open_bundle(folder).manifest.name,
-                MODEL: open_bundle(folder).manifest.models[MODEL].sha256,
-            },
+            "bundle": about_bundle(open_bundle(folder), MODEL),
             "settings": {"threads": threads, "rounds": rounds, "faces_per_request": 1, "sweep": sweep},
             "rows": [],
             "network_ms_per_face": {},
@@ -106,7 +103,7 @@ def command(
                 for way in alone[0]
             }
             result["rows"] += [row_of(server, taken) for (server, _), taken in loads.items()]
-    write_json(result, out)
+    write_result(result, out)
     show(result)
 
 

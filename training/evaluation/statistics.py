@@ -51,20 +51,21 @@ def share_of(hits: NDArray[np.bool_]) -> Estimate:
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), count)
 
 
+def plain(value: Any) -> Any:
+    """As JSON holds it: ``Estimate`` as an object, numbers rounded to five digits, NaN as null."""
+    if isinstance(value, Estimate):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: plain(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(child) for child in value]
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value
+
+
 def write_json(result: Mapping[str, Any], path: Path) -> None:
-    """Writes a result, ``Estimate`` as an object, numbers rounded to five digits, NaN as null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Estimate):
-            return plain(asdict(value))
-        if isinstance(value, Mapping):
-            return {key: plain(child) for key, child in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(child) for child in value]
-        if isinstance(value, float):
-            return round(value, 5) if math.isfinite(value) else None
-        return value
-
+    """Writes a result in the form of ``plain``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

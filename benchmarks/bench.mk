@@ -1,0 +1,94 @@
+# Everything that is measured, for `make bench-quick` and `make bench`; docs/benchmarks.md explains each command.
+# A result that is there is not measured again: make bench goes on where it was stopped. To renew one, delete it.
+
+SHARED ?= ../shared
+BENCH ?= bench
+# torchvision's weights for LPIPS (scripts/lpips_trunk.py); without them that measure is left out.
+LPIPS_ALEX ?=
+LPIPS_VGG ?=
+# The training run behind the bundle, and a pack of aligned faces for it; without them the benchmarks that need
+# one are left out, and the report says so.
+RUN ?=
+FACES ?=
+
+QUICK := build/bench-quick
+BENCH_PYTHON := $(TEST_VENV)/bin/python
+THRESHOLDS := benchmarks/results/thresholds.json
+CELEBA := $(SHARED)/data/celeba
+RECOGNIZERS := $(SHARED)/fr/cards.json
+# The picture of the shipped bundle's target.
+TARGET ?= $(SHARED)/data/synthetic/targets/omi_827.jpg
+LPIPS := $(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) $(if $(LPIPS_VGG),--lpips-vgg $(LPIPS_VGG))
+BY_STRANGERS = --recognizers $(RECOGNIZERS) --target $(TARGET) --thresholds $(BENCH)/thresholds.json
+OF_RUN := $(if $(RUN),$(if $(FACES),latency) ablations)
+
+BENCH_RESULTS := $(addprefix $(BENCH)/,$(addsuffix .json,\
+	thresholds target_choice efficacy owners robustness photo serving soak $(OF_RUN)))
+
+.PHONY: bench bench-quick bench-report
+
+## bench-quick: minutes, on packaged pictures and the shipped bundle; the report is in build/bench-quick/report
+bench-quick: $(TEST_VENV)/stamp
+	rm -rf $(QUICK)
+	mkdir -p $(QUICK)/pictures
+	cp examples/*.jpg tests/pictures/*.jpg $(QUICK)/pictures
+	$(BENCH_PYTHON) -m benchmarks.efficacy pictures --images $(QUICK)/pictures --count 3 \
+		--thresholds $(THRESHOLDS) --out $(QUICK)/results/efficacy.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy robustness --images $(QUICK)/pictures --count 3 \
+		--thresholds $(THRESHOLDS) --out $(QUICK)/results/robustness.json
+	$(BENCH_PYTHON) -m benchmarks.latency photo --picture examples/portrait.jpg --picture examples/group.jpg \
+		--rounds 10 --cold-runs 2 --sweep-rounds 2 --batch 1 --batch 8 --batch 64 --out $(QUICK)/results/photo.json
+	@if [ -x $(SERVE_VENV)/bin/perf_analyzer ]; then \
+		$(BENCH_PYTHON) -m benchmarks.serving throughput --environment $(SERVE_VENV) --backend ort-cpu \
+			--concurrency 1 --concurrency 8 --rounds 1 --out $(QUICK)/results/serving.json; \
+	else \
+		echo "Serving is left out: $(SERVE_VENV) has no server and load generator; run: make bench-env"; \
+	fi
+	$(BENCH_PYTHON) -m benchmarks.report --results $(QUICK)/results --out $(QUICK)/report
+
+## bench: everything, for many hours; SHARED= has the pictures and recognisers, RUN= and FACES= the training run's
+bench: bench-env $(BENCH_RESULTS)
+	@$(if $(RUN),,echo "Left out without RUN=: latency, ablations";) $(if $(FACES),,echo "Left out without FACES=: latency")
+	$(MAKE) bench-report
+
+## bench-report: the report on whatever make bench has measured so far, in bench/report
+bench-report: $(TEST_VENV)/stamp
+	$(BENCH_PYTHON) -m benchmarks.report --results $(BENCH) --out $(BENCH)/report
+
+$(BENCH_RESULTS): | $(TEST_VENV)/stamp
+
+$(BENCH)/thresholds.json:
+	$(BENCH_PYTHON) -m benchmarks.efficacy calibrate --lfw $(SHARED)/data/lfw/lfw-deepfunneled \
+		--recognizers $(RECOGNIZERS) --out $@
+
+$(BENCH)/target_choice.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy target-choice --candidates $(SHARED)/data/synthetic/targets \
+		--celeba $(CELEBA) --recognizers $(RECOGNIZERS) --thresholds $(BENCH)/thresholds.json --out $@
+
+$(BENCH)/efficacy.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy pictures --images $(SHARED)/data/celebahq --count 500 \
+		$(BY_STRANGERS) $(LPIPS) --out $@
+
+$(BENCH)/owners.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy owners --celeba $(CELEBA) --people 300 $(BY_STRANGERS) --out $@
+
+$(BENCH)/robustness.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy robustness --images $(SHARED)/data/celebahq --count 100 \
+		$(BY_STRANGERS) --out $@
+
+$(BENCH)/ablations.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy ablations --base $(RUN) --data $(CELEBA) --runs $(BENCH)/ablations \
+		$(BY_STRANGERS) $(if $(LPIPS_ALEX),--lpips-trunk $(LPIPS_ALEX)) --out $(BENCH)/ablations/so-far.json
+	mv $(BENCH)/ablations/so-far.json $@
+
+$(BENCH)/photo.json:
+	$(BENCH_PYTHON) -m benchmarks.latency photo --out $@
+
+$(BENCH)/latency.json:
+	$(BENCH_PYTHON) -m benchmarks.latency networks --run $(RUN) --faces $(FACES) --out $@
+
+$(BENCH)/serving.json: | bench-env
+	$(BENCH_PYTHON) -m benchmarks.serving throughput --environment $(SERVE_VENV) --out $@
+
+$(BENCH)/soak.json: | bench-env
+	$(BENCH_PYTHON) -m benchmarks.serving soak --environment $(SERVE_VENV) --out $@

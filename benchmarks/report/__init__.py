@@ -1,0 +1,1 @@
+"""One page of everything that was measured, as HTML and as Markdown."""
