@@ -98,7 +98,7 @@ class Shelf:
 
 
 def _embeddings(faces: dict[str, list[float]] | None) -> Faces:
-    return faces and {name: np.array(values, np.float32) for name, values in faces.items()}
+    return None if faces is None else {name: np.array(values, np.float32) for name, values in faces.items()}
 
 
 def rates_of(people: Sequence[Person], laboratory: Laboratory, eraser: str) -> dict[str, Any]:
