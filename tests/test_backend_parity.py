@@ -39,7 +39,6 @@ BATCHES = (1, 3, 8, 13)
 # Levels of a picture and probabilities: at most, and on average. bf16 has 8 bits, a level is one of 256.
 # What hands the tensors to ONNX Runtime adds nothing of its own.
 BOUNDS = {
-    "ort-cpu": (0, 0),
     "openvino-fp32": (1, 0.01),
     "openvino-bf16": (3, 0.25),
     "tensorrt": (0, 0),

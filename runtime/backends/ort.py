@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..closing import Closing
 from ..errors import BackendError
-from .base import Tensors, check_names, check_rows
+from .base import Tensors, check_names
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -88,7 +88,6 @@ class OrtBackend(Closing):
         if self._session is None:
             raise BackendError("the network is closed; open it again")
         check_names(inputs, self._inputs)
-        check_rows(inputs)
         try:
             outputs = self._session.run(None, dict(inputs))
         except Exception as error:  # as above
