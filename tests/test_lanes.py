@@ -20,14 +20,14 @@ class Made:
     """Networks that double, and what each was made for and asked."""
 
     def __init__(self) -> None:
-        self.by_threads: list[tuple[int, FakeBackend]] = []
+        self.by_threads: list[tuple[int | None, FakeBackend]] = []
 
-    def __call__(self, threads: int) -> FakeBackend:
+    def __call__(self, threads: int | None) -> FakeBackend:
         backend = FakeBackend(lambda inputs: {"y": inputs["x"] * 2})
         self.by_threads.append((threads, backend))
         return backend
 
-    def rows(self) -> list[tuple[int, list[int]]]:
+    def rows(self) -> list[tuple[int | None, list[int]]]:
         """Threads of each network and the batches that it computed."""
         return [(threads, [len(call["x"]) for call in backend.calls]) for threads, backend in self.by_threads]
 
@@ -56,6 +56,14 @@ def test_batches_go_in_equal_shares_and_the_rest_together(
         assert backend.name == "fake"
         np.testing.assert_array_equal(backend.run(numbers(rows))["y"], 2 * numbers(rows)["x"])
     assert made.rows() == shares
+
+
+def test_without_a_number_lanes_divide_the_cores_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 8, 9})
+    made = Made()
+    with LanesBackend(made, threads=None) as backend:
+        backend.run(numbers(3))
+    assert made.rows() == [(None, []), (2, [1]), (2, [1]), (2, [1])]
 
 
 def test_lanes_run_at_the_same_time() -> None:

@@ -20,13 +20,13 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[
 import uvicorn
 
 from benchmarks.serving import inside, overhead
-from benchmarks.serving.inside import Inside, upstream_url
+from benchmarks.serving.inside import Inside
 from benchmarks.serving.overhead import Round
 from benchmarks.serving.perf_analyzer import Load, LoadError, find, measure, read_table
 from benchmarks.serving.plain_server import application
-from benchmarks.serving.served import Server, write_repository
+from benchmarks.serving.served import Server, upstream_url, write_repository
 from benchmarks.serving.soak import by_minute, memory, slope_mib_per_hour
-from benchmarks.serving.throughput import row_of
+from benchmarks.serving.throughput import knobs, peers, row_of, split
 from runtime.backends import create_backend
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
@@ -139,6 +139,14 @@ def test_the_compared_repositories_differ_in_what_is_compared(tmp_path: Path) ->
     assert (fused.instance_group[0].count, waiting.instance_group[0].count) == (1, 2)
     single.dynamic_batching.CopyFrom(fused.dynamic_batching)
     assert single == fused
+
+
+@pytest.mark.parametrize("compared", [peers, knobs, split])
+def test_what_is_compared_has_different_names_and_one_backend(compared: Any) -> None:
+    servers = compared("ort-cpu", 2)
+    assert len({server.name for server in servers}) == len(servers)
+    assert {server.backend for server in servers} == {"ort-cpu"}
+    assert {server.threads * server.instances for server in servers} <= {2, 4}
 
 
 def test_a_row_is_the_median_of_the_rounds() -> None:

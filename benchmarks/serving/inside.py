@@ -6,7 +6,6 @@ import re
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from .served import MODEL, Running
@@ -57,21 +56,3 @@ class Inside:
             text = answer.read().decode()
         stages = {name: float(value) for name, value in _STAGE.findall(text)}
         return triton, {**stages, "count": float(_BATCHES.findall(text)[0])}
-
-
-def upstream_url(supervisor: int) -> str:
-    """``host:port`` of the Triton behind the doors.
-
-    Args:
-        supervisor: its parent's process id.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for children in Path(f"/proc/{supervisor}/task").glob("*/children"):
-        for child in children.read_text().split():
-            line = Path(f"/proc/{child}/cmdline").read_bytes().decode()
-            flags = dict(part.split("=", 1) for part in line.split("\0") if part.startswith("--grpc-"))
-            if "--grpc-port" in flags:
-                return f"{flags['--grpc-address']}:{flags['--grpc-port']}"
-    raise ValueError(f"expected Triton below process {supervisor}, found none")

@@ -31,8 +31,8 @@ from runtime.shipped import default_bundle
 from training.evaluation.statistics import write_json
 
 from ..common import as_click_errors, environment
-from .inside import Inside, upstream_url
-from .served import MODEL, Running, Server, running
+from .inside import Inside
+from .served import MODEL, Running, Server, running, upstream_url
 
 # The network in this process: in a row, and with pauses as long as those between requests to a server.
 STEADY, PAUSED = "network alone", "network alone, with pauses"

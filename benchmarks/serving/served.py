@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Server:
         delay_us: how long a batch may wait for more.
         preferred: batch sizes that Triton prefers; None: as the configurations that are shipped.
         max_queue: requests that may wait in Triton; None: as the configurations that are shipped.
+        door: whether requests go through it, or to Triton itself.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Server:
     delay_us: int = 0
     preferred: tuple[int, ...] | None = None
     max_queue: int | None = None
+    door: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +131,31 @@ def running(
     )
     try:
         _wait_until_ready(answering, log)
-        yield answering
+        yield answering if server.door else replace(answering, url=upstream_url(process.pid))
     finally:
         process.terminate()
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def upstream_url(supervisor: int) -> str:
+    """``host:port`` of the Triton behind the doors.
+
+    Args:
+        supervisor: its parent's process id.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for children in Path(f"/proc/{supervisor}/task").glob("*/children"):
+        for child in children.read_text().split():
+            line = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+            flags = dict(part.split("=", 1) for part in line.split("\0") if part.startswith("--grpc-"))
+            if "--grpc-port" in flags:
+                return f"{flags['--grpc-address']}:{flags['--grpc-port']}"
+    raise ValueError(f"expected Triton below process {supervisor}, found none")
 
 
 def write_repository(bundle: Path, folder: Path, server: Server) -> None:

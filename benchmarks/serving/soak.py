@@ -26,7 +26,6 @@ from .served import MODEL, Server, running
 SAMPLE_S = 5.0
 # Growth is judged after this share of the time: libraries fill their pools first.
 WARM_UP = 0.3
-MIB = 2**20
 
 
 @click.command()

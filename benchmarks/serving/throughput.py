@@ -36,6 +36,7 @@ REQUESTS, ROUNDS_OF_A_CLIENT = 150, 12
 # Batches of the network alone, and how many faces of each are measured in a round, at least four times.
 BATCHES, FACES_ALONE = (1, 2, 4, 8, 16, 32), 40
 
+COMPARISONS = ("peers", "knobs", "split")
 FUSED, SINGLE, PLAIN = "fused batches", "batching off", "FastAPI"
 
 
@@ -60,7 +61,7 @@ FUSED, SINGLE, PLAIN = "fused batches", "batching off", "FastAPI"
 @click.option("--concurrency", "levels", multiple=True, type=click.IntRange(min=1), default=CONCURRENCIES)
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--sweep", is_flag=True, help="Compare the knobs of fused batching instead of peers.")
+@click.option("--compare", type=click.Choice(COMPARISONS), default="peers", show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
 def command(
     bundle: Path | None,
@@ -69,7 +70,7 @@ def command(
     levels: tuple[int, ...],
     threads: int,
     rounds: int,
-    sweep: bool,
+    compare: str,
     out: Path,
 ) -> None:
     """Measures throughput and latency of running servers, in turns."""
@@ -80,12 +81,12 @@ def command(
             "benchmark": "serving",
             "environment": environment(),
             "bundle": about_bundle(open_bundle(folder), MODEL),
-            "settings": {"threads": threads, "rounds": rounds, "faces_per_request": 1, "sweep": sweep},
+            "settings": {"threads": threads, "rounds": rounds, "faces_per_request": 1, "compare": compare},
             "rows": [],
             "network_ms_per_face": {},
         }
         for backend in backends:
-            servers = swept(backend, threads) if sweep else peers(backend, threads)
+            servers = {"peers": peers, "knobs": knobs, "split": split}[compare](backend, threads)
             alone: list[dict[str, dict[str, float]]] = []
             loads: dict[tuple[Server, int], list[tuple[Load, float]]] = {}
             with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -117,8 +118,8 @@ def peers(backend: str, threads: int) -> list[Server]:
     ]
 
 
-def swept(backend: str, threads: int) -> list[Server]:
-    """The knobs of fused batching: waits, preferred sizes, a bounded queue, how the cores are split."""
+def knobs(backend: str, threads: int) -> list[Server]:
+    """The knobs of fused batching: waits, preferred sizes, a bounded queue, more instances."""
     common: dict[str, Any] = {"backend": backend, "threads": threads}
     return [
         Server(name="as shipped", **common),
@@ -127,6 +128,21 @@ def swept(backend: str, threads: int) -> list[Server]:
         Server(name="queue bounded at 64", max_queue=64, **common),
         Server(name="2 instances", instances=2, **common),
         Server(name=f"{threads} instances of 1 thread", backend=backend, threads=1, instances=threads),
+    ]
+
+
+def split(backend: str, threads: int) -> list[Server]:
+    """Fusing on and off: as shipped, past the door, and with an instance for every core."""
+    shipped: dict[str, Any] = {"backend": backend, "threads": threads}
+    divided: dict[str, Any] = {"backend": backend, "threads": 1, "instances": threads}
+    return [
+        Server(name=f"{name}{suffix}", fused=fused, **settings)
+        for name, settings in (
+            ("as shipped", shipped),
+            ("past the door", {**shipped, "door": False}),
+            (f"{threads} instances of 1 thread", divided),
+        )
+        for suffix, fused in (("", True), (", batching off", False))
     ]
 
 
@@ -189,6 +205,7 @@ def row_of(server: Server, taken: Sequence[tuple[Load, float]]) -> dict[str, Any
         "delay_us": server.delay_us,
         "preferred": None if server.preferred is None else list(server.preferred),
         "max_queue": server.max_queue,
+        "door": server.door,
         "concurrency": loads[0].concurrency,
         "faces_per_s": median(rates),
         "faces_per_s_range": [min(rates), max(rates)],

@@ -43,19 +43,19 @@ class LanesBackend(Closing):
     the faces that are left over when a batch has no equal shares.
 
     Args:
-        create: makes the network for a number of threads. Its answers must not depend on that number, nor on
-            what else is in a batch.
-        threads: None for all cores that this process may use.
+        create: makes the network for a number of threads, or None. Its answers must not depend on that
+            number, nor on what else is in a batch.
+        threads: None for the backend's own choice, and lanes on all cores that this process may use.
 
     Raises:
         BackendError: the network cannot be made.
     """
 
-    def __init__(self, create: Callable[[int], Backend], *, threads: int | None) -> None:
-        threads = threads or len(os.sched_getaffinity(0))
-        count = next(lanes for lanes in _LANES if threads % lanes == 0)
+    def __init__(self, create: Callable[[int | None], Backend], *, threads: int | None) -> None:
+        divided = threads or len(os.sched_getaffinity(0))
+        count = next(lanes for lanes in _LANES if divided % lanes == 0)
         self._together = create(threads)
-        self._lanes = [create(threads // count) for _ in range(count)] if count > 1 else []
+        self._lanes = [create(divided // count) for _ in range(count)] if count > 1 else []
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="lane")
         self.name = self._together.name
 

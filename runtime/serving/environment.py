@@ -22,8 +22,7 @@ from ..errors import ServingError
 
 WHEEL = "nvidia-pytriton"
 WHEEL_VERSION = "0.7.0"
-# The Triton inside the wheel, and the release of NVIDIA's container that holds the same.
-TRITON_VERSION = "2.51.0"
+# The release of NVIDIA's container that holds the same Triton as the wheel, 2.51.0.
 CONTAINER = "nvcr.io/nvidia/tritonserver:24.10-py3"
 NUMPY = "numpy>=1.26,<2"
 STAMP = "serve-env.json"
