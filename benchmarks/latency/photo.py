@@ -221,8 +221,9 @@ def time_photos(
                     if turn:
                         taken.setdefault((backend, verb, name), []).append(call)
     return shown, [
-        {"backend": backend, "verb": verb, "picture": name, **spread_of_stages(calls)}
-        for (backend, verb, name), calls in taken.items()
+        {"backend": backend, "verb": verb, "picture": name, **spread_of_stages(taken[backend, verb, name])}
+        for name in photos
+        for verb, backend in jobs
     ]
 
 
