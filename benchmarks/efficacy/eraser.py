@@ -25,11 +25,12 @@ from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
 from training.data import prepared_pack
 from training.evaluation import mean_of
-from training.evaluation.statistics import percent, write_json
+from training.evaluation.statistics import percent
 from training.monitor import fixed_threads
 from training.perceptual import Lpips
 
 from ..common import as_click_errors
+from ..schema import write_result
 from .erased_person import Person, Shelf, rates_of, run_person
 from .erasers import GENERIC, Erase, by_network, in_place_of_the_restorer, unchanged
 from .pairs import make_pairs
@@ -223,5 +224,5 @@ def command(
             return
     result |= {"data": f"{celeba.name}, test partition", "faces": faces.name, "training": trained}
     Console(width=170).print(table_of(result))
-    write_json(result, out)
+    write_result(result, out)
     finish(result)

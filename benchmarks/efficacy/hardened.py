@@ -14,9 +14,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from training.evaluation.statistics import write_json
-
 from ..common import as_click_errors
+from ..schema import write_result
 from . import pictures
 from .protocol import Laboratory, chosen_pictures, laboratory_options
 from .suspicion import finish
@@ -54,5 +53,5 @@ def command(folder: Path, images: Path, count: int, seed: int, out: Path, **labo
         result = pictures.measure(paths, Laboratory(**laboratory), perceptual={})
     result |= {"benchmark": "hardened", "seed": seed, "data": data, "hardening": made}
     Console(width=150).print(pictures.table_of(result))
-    write_json(result, out)
+    write_result(result, out)
     finish(result)

@@ -27,6 +27,7 @@ from training.perceptual import Lpips
 from training.surrogates import SurrogateError
 
 from ..common import environment
+from ..schema import write_result
 from .attacks.base import UnbuildableError
 from .attacks.registry import PEERS, Means, Peer
 from .attacks.surrogates import load_surrogates
@@ -185,7 +186,7 @@ def command(
         files = [laboratory["target"], laboratory["thresholds"], *([lpips_alex] if lpips_alex else [])]
         result: dict[str, Any] = {}
         for result in measure(chosen, means, comparison, files, peers_folder / "rows"):
-            write_json(result | {"data": data}, out)
+            write_result(result | {"data": data}, out)
     except (ErasableMaskError, CheckpointError, DataError, SurrogateError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     Console(width=190).print(table_of(result))

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from export.faces import load_faces
 from export.run import inputs_of, load_run
-from training.evaluation.statistics import write_json
 from training.probe import matrix_rate
 
 from ..common import as_click_errors, environment
+from ..schema import write_result
 from .networks import CALIBRATION_FACES, NETWORKS, flops_of
 from .programs import int8_graphs
 
@@ -73,9 +73,9 @@ def command(folder: Path, faces: Path, batch: int, calls: int, threads: int, out
             },
         }
     rate = matrix_rate(torch.device("cpu"), torch.bfloat16)
-    write_json(
+    write_result(
         {
-            "benchmark": "latency-layers",
+            "benchmark": "latency layers",
             "environment": environment(),
             "run": {"name": run.config.name, "steps": run.about.get("steps")},
             "settings": {"batch": batch, "calls": calls, "threads": threads},

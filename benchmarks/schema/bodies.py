@@ -14,7 +14,7 @@ from .on_files import (
     TARGET_CHOICE,
 )
 from .parts import Schema
-from .speed import LATENCY, OVERHEAD, PHOTO, SERVING, SOAK
+from .speed import LATENCY, LAYERS, OVERHEAD, PHOTO, SERVING, SOAK
 
 BODIES: dict[str, Schema] = {
     "calibrate": CALIBRATE,
@@ -27,6 +27,7 @@ BODIES: dict[str, Schema] = {
     "eraser": ERASER,
     "ablations": ABLATIONS,
     "latency": LATENCY,
+    "latency layers": LAYERS,
     "photo": PHOTO,
     "serving": SERVING,
     "serving overhead": OVERHEAD,

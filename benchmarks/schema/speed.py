@@ -49,6 +49,25 @@ LATENCY = record(
     }
 )
 
+# Where the time of a network goes: milliseconds a face by kind of layer, and the convolutions' rate.
+LAYERS = record(
+    {
+        "run": record({"name": TEXT, "steps": nullable(COUNT)}),
+        "settings": record({"batch": COUNT, "calls": COUNT, "threads": COUNT}),
+        "matrix_rate_flops": record({"bf16": NUMBER}),
+        "networks": by_name(
+            record(
+                {
+                    "flops_per_face": COUNT,
+                    "programs": by_name(
+                        record({"ms_per_face": by_name(TIME_MS), "convolution_flops": NUMBER})
+                    ),
+                }
+            )
+        ),
+    }
+)
+
 # A verb on a picture with a backend, all in one process: times in milliseconds.
 STAGED_ROW = record(
     {

@@ -28,9 +28,9 @@ from runtime.manifest import open_bundle
 from runtime.serving.grpc_options import SERVICE
 from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
-from training.evaluation.statistics import write_json
 
 from ..common import as_click_errors, environment
+from ..schema import write_result
 from .inside import Inside
 from .served import MODEL, Running, Server, running, upstream_url
 
@@ -80,7 +80,7 @@ def command(
         for backend in backends:
             server = Server(name="overhead", backend=backend, threads=threads)
             result["rows"] += measured(folder, venv, server, requests, rounds)
-    write_json(result, out)
+    write_result(result, out)
     show(result)
 
 
