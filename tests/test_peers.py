@@ -139,7 +139,7 @@ class ReturnsTheTarget(Attack):
         return faces
 
 
-def test_a_cheat_stands_out_by_its_picture_quality(
+def test_a_cheat_is_suspicious_by_its_picture_quality(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row holds what tells it: SSIM to the clean picture and, plainer, to the clean crop."""
@@ -156,6 +156,8 @@ def test_a_cheat_stands_out_by_its_picture_quality(
     cosine = rows["cheat"]["recognizers"]["hidden"]["cosine_to_target"]
     assert cosine["protected"]["value"] > cosine["clean"]["value"]
     assert rows["cheat"]["quality"]["ssim"]["value"] < rows[FGSM]["quality"]["ssim"]["value"] - 0.05
+    assert {doubt["what"] for doubt in rows["cheat"]["suspicions"]} == {"protected_faces_changed"}
+    assert rows[FGSM]["suspicions"] == []
     assert rows["cheat"]["network"]["ssim"]["value"] < 0.6 < 0.9 < rows[FGSM]["network"]["ssim"]["value"]
 
 

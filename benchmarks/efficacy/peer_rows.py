@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .attacks.base import Attack
 from .pictures import Perceptual, quality_and_distances
 from .protocol import Faces, Laboratory
 from .published import decode
+from .suspicion import protection_figures, suspicions_of
 
 FACES_AT_ONCE = 8
 NO_ERASER = "nobody can erase it: the method has no restorer, and no authority whom it belongs to"
@@ -70,12 +71,18 @@ class Comparison:
             if attack is not None:
                 for path in track(self.paths, "finding faces"):
                     laboratory.protect(path)
+                laboratory.face_ssims.clear()  # so far nothing was done to them
                 ahead.prepare(FACES_AT_ONCE, lambda starts: track(list(starts), "attacking"))
             found = [self._run(path, laboratory, attack is None) for path in track(self.paths, "measuring")]
             samples = [sample for sample in found if sample is not None]
             if not samples:
                 raise NoFaceError(f"no face was found in any of {len(self.paths)} pictures")
             rows = laboratory.summarise([sample.embeddings for sample in samples])
+        quality = {
+            measure: mean_of(np.array([sample.quality[measure] for sample in samples]))
+            for measure in samples[0].quality
+        }
+        changed = protection_figures(laboratory.face_ssims) | {"protected_ssim": quality["ssim"].value}
         if attack is not None:
             rows = {name: without_erasure(row) for name, row in rows.items()}
         return {
@@ -84,10 +91,9 @@ class Comparison:
             "no_face_found": len(found) - len(samples),
             "lost": sum(sample.embeddings["protected"] is None for sample in samples),
             "recognizers": rows,
-            "quality": {
-                measure: mean_of(np.array([sample.quality[measure] for sample in samples]))
-                for measure in samples[0].quality
-            },
+            "quality": quality,
+            "plausibility": changed,
+            "suspicions": [asdict(suspicion) for suspicion in suspicions_of(changed)],
             "network": {
                 "faces": len(meter.seconds),
                 "faces_at_once": 1 if attack is None else FACES_AT_ONCE,

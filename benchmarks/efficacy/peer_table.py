@@ -28,7 +28,10 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += [
         "",
-        *(f"- **{name}.** {row['paper']}. {row['differs']}" for name, row in result["peers"].items()),
+        *(
+            f"- **{name}.** {row['paper']}. {row['differs']}{_doubts(row)}"
+            for name, row in result["peers"].items()
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -57,7 +60,7 @@ def cells_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         black = [rates for rates in row["recognizers"].values() if rates["role"] == "black-box"]
         rows.append(
             [
-                name,
+                name + (" (suspicious)" if row.get("suspicions") else ""),
                 *(_interval(rates["asr"]) for rates in row["recognizers"].values()),
                 *(_mean(black, key) for key in ("asr", "dodging", "esr")),
                 *(f"{row['quality'][key]['value']:.3f}" for key in quality),
@@ -67,6 +70,10 @@ def cells_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return columns, rows
+
+
+def _doubts(row: Mapping[str, Any]) -> str:
+    return "".join(f" SUSPICIOUS: {suspicion['found']}." for suspicion in row.get("suspicions", ()))
 
 
 def _interval(share: Mapping[str, float]) -> str:
