@@ -98,7 +98,9 @@ class Shelf:
 
 
 def _embeddings(faces: dict[str, list[float]] | None) -> Faces:
-    return None if faces is None else {name: np.array(values, np.float32) for name, values in faces.items()}
+    if faces is None:
+        return None
+    return {name: np.array(values, np.float32) for name, values in faces.items()}
 
 
 def rates_of(people: Sequence[Person], laboratory: Laboratory, eraser: str) -> dict[str, Any]:

@@ -180,6 +180,7 @@ def command(
 ) -> None:
     """Trains purifiers on pairs made with the public bundle, and measures what they bring back."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("runtime").setLevel(logging.WARNING)  # it tells of every picture's faces
     fixed_threads(laboratory["threads"])
     folder.mkdir(parents=True, exist_ok=True)
     with as_click_errors():

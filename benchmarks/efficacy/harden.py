@@ -135,6 +135,7 @@ def command(
     original and the hardened one, for benchmarks.efficacy hardened.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("runtime").setLevel(logging.WARNING)  # it tells of every picture's faces
     fixed_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     with as_click_errors():
