@@ -287,7 +287,7 @@ def target_choice() -> dict[str, Any]:
 def calibrate() -> dict[str, Any]:
     thresholds = {"0.1": 0.125, "0.01": 0.25}
     recognizers = {name: {"sha256": "e" * 64, "threshold": thresholds} for name in ROLES}
-    counted = {"data": "lfw", "pictures": 21, "pairs": 210, "seed": 0}
+    counted = {"data": "lfw", "pictures": 2100, "pairs": 2203950, "seed": 0}
     return head("calibrate") | counted | {"recognizers": recognizers}
 
 

@@ -210,6 +210,20 @@ def test_servers_are_compared_with_the_network_alone_in_both_forms_of_the_result
     assert alone_ms(newer) == alone_ms(older) == {"ort-cpu": 11.5}
 
 
+def test_few_pictures_prove_nothing_and_a_reader_is_told() -> None:
+    few = MAKERS["efficacy"]() | {"pictures": 3}
+    summary = summarise([Measured(name="efficacy.json", document=few)])
+    assert summary.warnings[0].startswith("Fewer than 30 samples in efficacy.json: ")
+    assert not any("no more often than untouched" in line for line in summary.gains)
+
+
+def test_what_costs_most_is_told_beside_what_was_before() -> None:
+    losses = summarise([Measured(name="r.json", document=MAKERS["robustness"]())]).losses
+    (line,) = losses
+    assert line.startswith("JPEG costs most: with ")
+    assert line.endswith("the attack succeeds in 60 (54-66) % after it and in 90 (84-96) % without.")
+
+
 def test_a_peer_that_was_not_built_keeps_its_row_and_reason() -> None:
     section = SECTIONS["peers"][0](Measured(name="peers.json", document=peers()))
     assert "Not built: Unbuilt: its data are not to be had" in section.text

@@ -149,6 +149,28 @@ def test_what_is_compared_has_different_names_and_one_backend(compared: Any) -> 
     assert {server.threads * server.instances for server in servers} <= {2, 4}
 
 
+def test_the_generator_finds_the_wheels_libraries_from_a_relative_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``make bench-quick`` names it. The stand-in reads a library as the loader would, then tells."""
+    libraries = tmp_path / "venv" / "lib" / "python3.11" / "site-packages" / "nvidia_pytriton.libs"
+    libraries.mkdir(parents=True)
+    (libraries / "libb64-98cb6333.so.0d").write_text("a library")
+    program = tmp_path / "venv" / "bin" / "perf_analyzer"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\n"
+        'cat "${LD_LIBRARY_PATH%%:*}/libb64.so.0d" || exit 1\n'
+        'for last in "$@"; do :; done\n'
+        f"cat > \"$last\" <<'END'\n{TABLE}END\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    asked = {"url": "nowhere", "protocol": "grpc", "model": "protect", "faces": 1}
+    found = measure(find(Path("venv")), **asked, concurrency=4, requests=1)
+    assert found.concurrency == 4
+
+
 def test_a_row_is_the_median_of_the_rounds() -> None:
     loads = [
         Load(concurrency=4, requests_per_s=rate, client_ms={"p50": 100 / rate}, server_ms={"queue": 1.0})

@@ -8,6 +8,9 @@ from .parts import Document, judges, listed, percent, ranged
 from .rivals import OURS
 from .service import alone_ms
 
+# With fewer samples than that a rate's interval spans a third of all there is.
+FEW = 30
+
 
 def _values(rows: Mapping[str, Document], *keys: str) -> list[float]:
     found = []
@@ -94,7 +97,7 @@ def _efficacy_gains(result: Document) -> list[str]:
     whole = [
         name for name, row in result["recognizers"].items() if row["esr"]["high"] >= row["esr_clean"]["value"]
     ]
-    if whole:
+    if whole and result["pictures"] >= FEW:  # an interval of a few pictures holds nearly everything
         lines.append(
             f"With {listed(whole)} restored pictures pass for the target no more often than untouched ones "
             "do, within the interval."
@@ -153,20 +156,26 @@ def _owners_losses(result: Document) -> list[str]:
 
 
 def _robustness_losses(result: Document) -> list[str]:
+    """The operation that costs most, compared with the same pictures left alone."""
+    untouched = result["operations"].get("none", {}).get("recognizers", {})
     lines = []
-    for key, title in (("asr", "attack"), ("owner_accepted_restored", "erasure")):
-        worst = min(
-            (
-                (row[key]["value"], operation, name, row[key])
-                for operation, measured in result["operations"].items()
-                for name, row in measured["recognizers"].items()
-            ),
-            key=lambda found: found[0],
-        )
-        what = "ASR" if key == "asr" else "the owner is accepted in"
-        lines.append(
-            f"The {title} suffers most from {worst[1]}: with {worst[2]} {what} {percent(worst[3])} %."
-        )
+    for key, title in (
+        ("asr", "attack succeeds in"),
+        ("owner_accepted_restored", "owner is accepted again in"),
+    ):
+        falls = {
+            (untouched[name][key]["value"] - row[key]["value"], operation, name)
+            for operation, measured in result["operations"].items()
+            for name, row in measured["recognizers"].items()
+            if name in untouched
+        }
+        fall, operation, name = max(falls, default=(0.0, "", ""))
+        if fall > 0:
+            after = result["operations"][operation]["recognizers"][name][key]
+            lines.append(
+                f"{operation} costs most: with {name} the {title} {percent(after)} % after it and in "
+                f"{percent(untouched[name][key])} % without."
+            )
     return lines
 
 

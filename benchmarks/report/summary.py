@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .claims import GAINS, LOSSES, OPENING
+from .claims import FEW, GAINS, LOSSES, OPENING
 from .parts import Document, Measured, listed
 
 
@@ -38,8 +38,24 @@ def summarise(measured: Sequence[Measured]) -> Summary:
         opening=said(OPENING),
         gains=said(GAINS),
         losses=said(LOSSES),
-        warnings=[*_of_different_bundles(measured), *_suspicions(measured), *_dirty(measured)],
+        warnings=[
+            *_few(measured),
+            *_of_different_bundles(measured),
+            *_suspicions(measured),
+            *_dirty(measured),
+        ],
     )
+
+
+def _few(measured: Sequence[Measured]) -> list[str]:
+    counts = {m.name: m.document.get("people", m.document.get("pictures")) for m in measured}
+    names = [name for name, count in counts.items() if isinstance(count, int) and count < FEW]
+    if not names:
+        return []
+    return [
+        f"Fewer than {FEW} samples in {listed(names)}: their rates show that the chain works, not how well; "
+        "see the intervals."
+    ]
 
 
 def _of_different_bundles(measured: Sequence[Measured]) -> list[str]:

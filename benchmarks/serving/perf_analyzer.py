@@ -144,7 +144,8 @@ def read_table(text: str) -> Load:
 def _libraries(program: Path) -> Iterator[dict[str, str]]:
     """The environment to run the program in: the wheel's libraries under the names that it asks for."""
     environment = dict(os.environ)
-    folders = list(program.parent.parent.glob("lib/python3*/site-packages/nvidia_pytriton.libs"))
+    venv = program.absolute().parent.parent  # links to what is in it must not depend on where they lie
+    folders = list(venv.glob("lib/python3*/site-packages/nvidia_pytriton.libs"))
     if not folders:
         yield environment
         return
