@@ -83,7 +83,7 @@ def robustness(
     Returns:
         ``impersonation``: the attacked face passes for the next person's; ``dodging``: it does not pass for
         its own clean picture any more; ``impersonation_clean``: the clean face passes for the next person's;
-        and the mean cosines after each attack.
+        and the mean cosines in these cases, ``cosine_clean`` and so on.
     """
     torch.manual_seed(seed)
     own = embed_all(recognizer, faces)
@@ -100,5 +100,5 @@ def robustness(
         "impersonation_clean": share_of(cosines["clean"] > threshold),
         "impersonation": share_of(cosines["impersonation"] > threshold),
         "dodging": share_of(cosines["dodging"] < threshold),
-        "cosine": {name: float(values.mean()) for name, values in cosines.items()},
+        **{f"cosine_{name}": float(values.mean()) for name, values in cosines.items()},
     }
