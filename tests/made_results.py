@@ -254,8 +254,8 @@ def serving() -> dict[str, Any]:
 def overhead() -> dict[str, Any]:
     row = {"backend": "ort-cpu", "requests": 500, "p50_ms": 13.25, "p95_ms": 15.5}
     rows = [
-        row | {"path": "network alone", "phases_ms": {}},
-        row | {"path": "door", "phases_ms": {"queue": 0.25}},
+        row | {"path": "network alone"},
+        row | {"path": "door", "phases_ms": {"queue": 0.25}, "overhead_ms": 2.5},
     ]
     settings = {"threads": 2, "requests": 100, "rounds": 5}
     return head("serving overhead") | {"bundle": BUNDLE, "settings": settings, "rows": rows}
@@ -270,6 +270,16 @@ def soak() -> dict[str, Any]:
         "latency_ms": [{"minute": m, "requests": 617, "p50": 300.5, "p99": 440.5} for m in (0, 1)],
         "memory_mib": [{"s": s, "supervisor": 50.0 + s} for s in (0.0, 60.0, 120.0)],
         "growth_mib_per_hour": {"supervisor": 3600.0},
+    }
+
+
+def layers() -> dict[str, Any]:
+    program = {"ms_per_face": {"convolutions": 2.25, "moves": 0.75}, "convolution_flops": 1.5e12}
+    return head("latency layers") | {
+        "run": {"name": "compact", "steps": 10},
+        "settings": {"batch": 8, "calls": 50, "threads": 2},
+        "matrix_rate_flops": {"bf16": 1.25e12},
+        "networks": {"protect": {"flops_per_face": 2662334464, "programs": {"twin": program}}},
     }
 
 
@@ -300,6 +310,7 @@ MAKERS = {
     "eraser": eraser,
     "ablations": ablations,
     "latency": latency,
+    "latency layers": layers,
     "photo": photo,
     "serving": serving,
     "serving overhead": overhead,

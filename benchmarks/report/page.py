@@ -16,7 +16,7 @@ from .groundwork import ablations, calibrate, target_choice
 from .parts import Measured, Section
 from .rivals import eraser, peers
 from .service import overhead, serving, soak
-from .speed import latency, photo
+from .speed import latency, layers, photo
 from .style import styled
 from .summary import summarise
 
@@ -33,6 +33,7 @@ SECTIONS: dict[str, tuple[Callable[[Measured], Section], str]] = {
     "ablations": (ablations, "python -m benchmarks.efficacy ablations"),
     "photo": (photo, "python -m benchmarks.latency photo"),
     "latency": (latency, "python -m benchmarks.latency networks"),
+    "latency layers": (layers, "python -m benchmarks.latency layers"),
     "serving": (serving, "python -m benchmarks.serving throughput"),
     "serving overhead": (overhead, "python -m benchmarks.serving overhead"),
     "soak": (soak, "python -m benchmarks.serving soak"),

@@ -55,7 +55,7 @@ def alone_ms(result: Document) -> dict[str, float]:
 def overhead(measured: Measured) -> Section:
     """Where the time of one face goes that its network does not take."""
     result = measured.document
-    phases = list(dict.fromkeys(phase for row in result["rows"] for phase in row["phases_ms"]))
+    phases = list(dict.fromkeys(phase for row in result["rows"] for phase in row.get("phases_ms", {})))
     return Section(
         anchor="overhead",
         title="One face on its way through a server",
@@ -66,9 +66,9 @@ def overhead(measured: Measured) -> Section:
         ],
         tables=[
             Table(
-                caption="Milliseconds of a request: median and 95th percentile, and the median of each phase "
-                "inside the server.",
-                columns=["backend", "path", "requests", "p50", "p95", *phases],
+                caption="Milliseconds of a request: median and 95th percentile; what its network does not "
+                "take, on average; the median of each phase inside the server.",
+                columns=["backend", "path", "requests", "p50", "p95", "beside the network", *phases],
                 rows=[
                     [
                         row["backend"],
@@ -76,8 +76,9 @@ def overhead(measured: Measured) -> Section:
                         str(row["requests"]),
                         f"{row['p50_ms']:.2f}",
                         f"{row['p95_ms']:.2f}",
+                        f"{row['overhead_ms']:.2f}" if "overhead_ms" in row else "-",
                         *(
-                            f"{row['phases_ms'][phase]:.2f}" if phase in row["phases_ms"] else "-"
+                            f"{row['phases_ms'][phase]:.2f}" if phase in row.get("phases_ms", {}) else "-"
                             for phase in phases
                         ),
                     ]

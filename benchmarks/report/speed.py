@@ -262,3 +262,41 @@ def programs_table(name: str, network: Document) -> Table:
             for row in shown
         ],
     )
+
+
+def layers(measured: Measured) -> Section:
+    """Where the time of the int8 networks goes."""
+    result = measured.document
+    rate = result["matrix_rate_flops"]["bf16"]
+    programs = [
+        (network, form, program)
+        for network, row in result["networks"].items()
+        for form, program in row["programs"].items()
+    ]
+    kinds = list(dict.fromkeys(kind for _, _, program in programs for kind in program["ms_per_face"]))
+    return Section(
+        anchor="layers",
+        title="Where a network's time goes",
+        source=measured.name,
+        text=[
+            f"Int8 networks in OpenVINO, which computes the rest in bfloat16; batches of "
+            f"{result['settings']['batch']}, {result['settings']['threads']} threads. Large bfloat16 "
+            f"matrices reach {rate / 1e12:.2f} TFLOP/s in the same run."
+        ],
+        tables=[
+            Table(
+                caption="Milliseconds a face by kind of layer, and the convolutions' TFLOP/s.",
+                columns=["network", "form", *kinds, "TFLOP/s"],
+                rows=[
+                    [
+                        network,
+                        form,
+                        *(f"{program['ms_per_face'].get(kind, 0.0):.2f}" for kind in kinds),
+                        f"{program['convolution_flops'] / 1e12:.2f}",
+                    ]
+                    for network, form, program in programs
+                ],
+                words=2,
+            )
+        ],
+    )

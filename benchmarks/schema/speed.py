@@ -153,8 +153,8 @@ OVERHEAD = record(
                     "requests": COUNT,
                     "p50_ms": TIME_MS,
                     "p95_ms": TIME_MS,
-                    "phases_ms": {"type": "object"},
-                }
+                },
+                {"phases_ms": {"type": "object"}},  # of paths through a server
             ),
             least=1,
         ),
