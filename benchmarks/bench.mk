@@ -6,10 +6,11 @@ BENCH ?= bench
 # torchvision's weights for LPIPS (scripts/lpips_trunk.py); without them that measure is left out.
 LPIPS_ALEX ?=
 LPIPS_VGG ?=
-# The training run behind the bundle, and a pack of aligned faces for it; without them the benchmarks that need
-# one are left out, and the report says so.
+# The training run behind the bundle, packs of aligned faces that it was validated and trained with; without them
+# the benchmarks that need one are left out, and the report says so.
 RUN ?=
 FACES ?=
+PACK ?=
 
 QUICK := build/bench-quick
 BENCH_PYTHON := $(TEST_VENV)/bin/python
@@ -20,10 +21,10 @@ RECOGNIZERS := $(SHARED)/fr/cards.json
 TARGET ?= $(SHARED)/data/synthetic/targets/omi_827.jpg
 LPIPS := $(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) $(if $(LPIPS_VGG),--lpips-vgg $(LPIPS_VGG))
 BY_STRANGERS = --recognizers $(RECOGNIZERS) --target $(TARGET) --thresholds $(BENCH)/thresholds.json
-OF_RUN := $(if $(RUN),$(if $(FACES),latency) ablations)
+OF_RUN := $(if $(RUN),ablations $(if $(FACES),latency latency_layers) $(if $(PACK),peers)) $(if $(PACK),eraser)
 
 BENCH_RESULTS := $(addprefix $(BENCH)/,$(addsuffix .json,\
-	thresholds target_choice efficacy owners robustness photo serving soak $(OF_RUN)))
+	thresholds target_choice efficacy owners robustness hardened photo serving serving_overhead soak $(OF_RUN)))
 
 .PHONY: bench bench-quick bench-report
 
@@ -48,7 +49,8 @@ bench-quick: $(TEST_VENV)/stamp
 
 ## bench: everything, for many hours; SHARED= has the pictures and recognisers, RUN= and FACES= the training run's
 bench: bench-env $(BENCH_RESULTS)
-	@$(if $(RUN),,echo "Left out without RUN=: latency, ablations";) $(if $(FACES),,echo "Left out without FACES=: latency")
+	@$(if $(RUN),,echo "Left out without RUN=: latency, ablations, peers";) \
+		$(if $(FACES),,echo "Left out without FACES=: latency";) $(if $(PACK),,echo "Left out without PACK=: peers, eraser")
 	$(MAKE) bench-report
 
 ## bench-report: the report on whatever make bench has measured so far, in bench/report
@@ -76,6 +78,23 @@ $(BENCH)/robustness.json: | $(BENCH)/thresholds.json
 	$(BENCH_PYTHON) -m benchmarks.efficacy robustness --images $(SHARED)/data/celebahq --count 100 \
 		$(BY_STRANGERS) --out $@
 
+$(BENCH)/hardened.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy harden --lfw $(SHARED)/data/lfw --recognizers $(RECOGNIZERS) \
+		--name retail_0095 --folder $(BENCH)/hardened
+	$(BENCH_PYTHON) -m benchmarks.efficacy hardened --folder $(BENCH)/hardened --images $(SHARED)/data/celebahq \
+		--recognizers $(BENCH)/hardened/cards.json --thresholds $(BENCH)/hardened/thresholds.json \
+		--target $(TARGET) --out $@
+
+$(BENCH)/eraser.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy eraser --celeba $(CELEBA) --faces $(PACK) --folder $(BENCH)/eraser \
+		$(BY_STRANGERS) $(LPIPS) --out $@
+
+$(BENCH)/peers.json: | $(BENCH)/thresholds.json
+	$(BENCH_PYTHON) -m benchmarks.efficacy peers --images $(SHARED)/data/celebahq --count 500 --run $(RUN) \
+		--pack $(PACK) --peers-folder $(BENCH)/peers $(BY_STRANGERS) \
+		$(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) --out $(BENCH)/peers/so-far.json
+	mv $(BENCH)/peers/so-far.json $@
+
 $(BENCH)/ablations.json: | $(BENCH)/thresholds.json
 	$(BENCH_PYTHON) -m benchmarks.efficacy ablations --base $(RUN) --data $(CELEBA) --runs $(BENCH)/ablations \
 		$(BY_STRANGERS) $(if $(LPIPS_ALEX),--lpips-trunk $(LPIPS_ALEX)) --out $(BENCH)/ablations/so-far.json
@@ -86,6 +105,12 @@ $(BENCH)/photo.json:
 
 $(BENCH)/latency.json:
 	$(BENCH_PYTHON) -m benchmarks.latency networks --run $(RUN) --faces $(FACES) --out $@
+
+$(BENCH)/latency_layers.json:
+	$(BENCH_PYTHON) -m benchmarks.latency layers --run $(RUN) --faces $(FACES) --out $@
+
+$(BENCH)/serving_overhead.json: | bench-env
+	$(BENCH_PYTHON) -m benchmarks.serving overhead --environment $(SERVE_VENV) --out $@
 
 $(BENCH)/serving.json: | bench-env
 	$(BENCH_PYTHON) -m benchmarks.serving throughput --environment $(SERVE_VENV) --out $@

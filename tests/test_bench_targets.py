@@ -50,7 +50,15 @@ def help_of(command: str) -> tuple[str, list[str]]:
     "arguments",
     [
         ("bench-quick",),
-        ("bench", "BENCH=/nowhere", "RUN=run", "FACES=faces", "LPIPS_ALEX=alex", "LPIPS_VGG=vgg"),
+        (
+            "bench",
+            "BENCH=/nowhere",
+            "RUN=run",
+            "FACES=faces",
+            "PACK=pack",
+            "LPIPS_ALEX=alex",
+            "LPIPS_VGG=vgg",
+        ),
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -79,15 +87,24 @@ def test_a_quick_run_needs_nothing_outside_and_overwrites_no_result() -> None:
 def test_what_needs_a_run_is_left_out_aloud() -> None:
     commands = commands_in(plan := planned("bench", "BENCH=/nowhere"))
     assert not any("ablations" in command or "latency networks" in command for command in commands)
-    assert "Left out without RUN=: latency, ablations" in plan
+    assert "Left out without RUN=: latency, ablations, peers" in plan
 
 
 @needs_make
 def test_every_kind_that_is_there_is_in_the_full_run() -> None:
-    text = planned("bench", "BENCH=/nowhere", "RUN=run", "FACES=faces")
-    for kind in ("thresholds", "target_choice", "efficacy", "owners", "robustness", "ablations"):
+    text = planned("bench", "BENCH=/nowhere", "RUN=run", "FACES=faces", "PACK=pack")
+    for kind in ("thresholds", "target_choice", "efficacy", "owners", "robustness", "ablations", "peers"):
         assert f"{kind}.json" in text
-    for kind in ("photo", "latency", "serving", "soak"):
+    for kind in (
+        "hardened",
+        "eraser",
+        "photo",
+        "latency",
+        "latency_layers",
+        "serving",
+        "serving_overhead",
+        "soak",
+    ):
         assert f"--out /nowhere/{kind}.json" in text
 
 
