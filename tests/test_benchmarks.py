@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -291,7 +292,7 @@ class Inverter:
 
     def __init__(self, erases: bool) -> None:
         self.erases = erases
-        self.training: dict = {}
+        self.manifest = SimpleNamespace(training={})
 
     def __enter__(self) -> Inverter:
         self.open = True

@@ -151,7 +151,8 @@ def laboratory(bundles: Path, key_file: Path, target: Path) -> Laboratory:
     bare = Laboratory.__new__(Laboratory)
     bare.recognizers, bare.roles = [Colours()], {"colours": "black-box"}
     limits = {"0.1": 0.5, "0.01": 0.9, "0.001": 0.95}
-    bare.thresholds = Thresholds({"colours": {"sha256": "aa", "threshold": limits}}, {})
+    calibration = {"pictures": 2, "pairs": 1, "seed": 0}
+    bare.thresholds = Thresholds({"colours": {"sha256": "aa", "threshold": limits}}, calibration)
     bare.publisher = Publisher(bundles, key_file, quality=95, threads=1)
     bare._target_picture = target
     return bare

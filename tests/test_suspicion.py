@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class Stage:
     quality = 95
 
     def __init__(self, detector: FaceDetector, training: dict[str, Any]) -> None:
-        self.about: dict[str, Any] = {}
-        self.detector, self.training = detector, training
+        self.about: dict[str, Any] = {"name": "stage", "precision": "fp32", "sha256": {"protect": "a" * 64}}
+        self.detector, self.manifest = detector, SimpleNamespace(training=training)
         self.target: np.ndarray | None = None  # returned as the protected picture
         self.mean_face: np.ndarray | None = None  # returned as every restored picture
 
@@ -85,7 +86,8 @@ def laboratory(detector: FaceDetector, people: list[list[Path]]) -> Laboratory:
     bare = Laboratory.__new__(Laboratory)
     bare.recognizers, bare.roles = [Colours()], {"colours": "black-box"}
     limits = {"0.1": 0.5, "0.01": 0.9, "0.001": 0.95}
-    bare.thresholds = Thresholds({"colours": {"sha256": "aa", "threshold": limits}}, {})
+    calibration = {"pictures": 2, "pairs": 1, "seed": 0}
+    bare.thresholds = Thresholds({"colours": {"sha256": "aa", "threshold": limits}}, calibration)
     bare.publisher = Stage(detector, HONEST)
     bare._target_picture = people[1][0]
     return bare
@@ -217,7 +219,7 @@ def test_a_surrogate_called_black_box_is_refused_before_anything_is_measured(
 ) -> None:
     file = recognizer_file(tmp_path / "open.onnx")
     prints = dataclasses.asdict(onnx_fingerprint(file))
-    laboratory.publisher.training = {"surrogates": ["open"], FIELD: {"open": prints}}
+    laboratory.publisher.manifest.training = {"surrogates": ["open"], FIELD: {"open": prints}}
     listed = renamed(file, tmp_path / "again.onnx") if again else file
     if again:
         assert onnx_fingerprint(listed).file != prints["file"]
