@@ -179,8 +179,8 @@ def command(
     **laboratory: Any,
 ) -> None:
     """Trains purifiers on pairs made with the public bundle, and measures what they bring back."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("runtime").setLevel(logging.WARNING)  # it tells of every picture's faces
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("benchmarks").setLevel(logging.INFO)
     fixed_threads(laboratory["threads"])
     folder.mkdir(parents=True, exist_ok=True)
     with as_click_errors():

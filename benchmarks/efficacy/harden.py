@@ -134,8 +134,8 @@ def command(
     The folder gets NAME_hardened.onnx, NAME_hardened.json, and cards.json and thresholds.json with the
     original and the hardened one, for benchmarks.efficacy hardened.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("runtime").setLevel(logging.WARNING)  # it tells of every picture's faces
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("benchmarks").setLevel(logging.INFO)
     fixed_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     with as_click_errors():
