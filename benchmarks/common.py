@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,13 +16,32 @@ import click
 import numpy as np
 
 from runtime.errors import ErasableMaskError
-from runtime.manifest import Bundle
+from runtime.lazy_group import LazyGroup
+from runtime.manifest import Bundle, sha256_of
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 VERSIONED = (
     *("numpy", "opencv-python-headless", "onnxruntime", "openvino", "pillow"),
     *("torch", "kornia", "lpips", "foolbox"),
 )
+
+
+def command_group(package: str, about: str, table: Mapping[str, str], example: str) -> LazyGroup:
+    """The command ``python -m PACKAGE`` with the commands of its modules.
+
+    Args:
+        about: its help.
+        table: the line shown of each command.
+        example: the command whose help the example shows.
+    """
+    return LazyGroup(
+        name=f"python -m {package}",
+        package=package,
+        table=table,
+        help=about,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=f"Example: python -m {package} {example} --help",
+    )
 
 
 def pictures_below(folder: Path) -> list[Path]:
@@ -80,6 +100,11 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in VERSIONED},
     }
+
+
+def digest_of(values: Any) -> str:
+    """SHA-256 of plain values."""
+    return sha256_of(json.dumps(values, sort_keys=True).encode())
 
 
 def about_bundle(bundle: Bundle, *networks: str) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_a_resumed_hardening_is_an_uninterrupted_one(tiny: RecognizerCard, tmp_p
 def test_a_hardening_refuses_other_settings_than_it_began_with(tiny: RecognizerCard, tmp_path: Path) -> None:
     hardened_by(tiny, tmp_path / "run", SETTINGS)
     other = dataclasses.replace(SETTINGS, learning_rate=1e-4)
-    with pytest.raises(ValueError, match=r"tiny\.pt holds a hardening of .*0\.001.*, expected .*0\.0001"):
+    with pytest.raises(ValueError, match=r"tiny\.pt was trained with .*0\.001.*, expected .*0\.0001"):
         Training(tiny, faces(32), ["0"] * 32, other, tmp_path / "run")
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks.latency.bundles import Bundles
+from benchmarks.bundles import Bundles
 from benchmarks.report import __main__ as report
 from benchmarks.report import gallery
 from benchmarks.report.page import SECTIONS, context_of, read_results, write_report

@@ -252,8 +252,11 @@ def test_a_server_without_metrics_tells_nothing_of_its_inside() -> None:
 
 
 def test_triton_is_found_below_its_supervisor() -> None:
-    code = "import time; time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, "--grpc-address=127.0.0.1", "--grpc-port=7"]) as child:
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    command += ["--grpc-address=127.0.0.1", "--grpc-port=7"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # only a process that runs has its command line in /proc
         try:
             assert upstream_url(os.getpid()) == "127.0.0.1:7"
         finally:

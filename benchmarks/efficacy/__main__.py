@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
-from runtime.lazy_group import LazyGroup
+from ..common import command_group
 
 COMMANDS = {
     "calibrate": "Thresholds of recognisers at fixed false accept rates, on LFW.",
@@ -21,17 +19,12 @@ COMMANDS = {
     "ablation-plot": "The ablations as a Markdown table and a plot.",
 }
 
-
-@click.group(
-    cls=LazyGroup,
-    package="benchmarks.efficacy",
-    table=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: python -m benchmarks.efficacy pictures --help",
+main = command_group(
+    "benchmarks.efficacy",
+    "Attack and erasure, measured on saved files with face recognisers.",
+    COMMANDS,
+    "pictures",
 )
-def main() -> None:
-    """Attack and erasure, measured on saved files with face recognisers."""
-
 
 if __name__ == "__main__":
-    main(prog_name="python -m benchmarks.efficacy")
+    main(prog_name=main.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from runtime.pictures import read_picture
 from training.evaluation import FAR_ATTACK, FAR_ERASURE, attack_rates, owner_rates
 from training.evaluation.rates import FARS_OWNER
 
+from ..common import digest_of
 from .pictures import Perceptual, quality_and_distances
 from .protocol import Faces, Laboratory, matrix
 from .published import Publisher, decode
@@ -71,8 +71,7 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, measured: Mapping[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
-        self._folder = folder / f"people-{digest[:12]}"
+        self._folder = folder / f"people-{digest_of(measured)[:12]}"
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def has(self, photo: Path) -> bool:

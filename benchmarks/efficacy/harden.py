@@ -26,6 +26,7 @@ from training.monitor import fixed_threads
 from training.surrogates import Recognizer, RecognizerCard, load_cards, load_recognizer
 
 from ..common import as_click_errors, environment
+from ..schema import write_result
 from .hardening import Hardening, Training, write_hardened
 from .lfw_split import LfwSplit, aligned_faces, find_landmarks, split_lfw
 from .pgd import Pgd
@@ -89,7 +90,7 @@ def write_thresholds(
         assert card.path is not None
         known[card.name] = {"sha256": sha256_of(card.path.read_bytes()), "threshold": row["threshold"]}
         impostors = row["impostors"]
-    write_json(
+    write_result(
         {
             "benchmark": "calibrate",
             "environment": environment(),

@@ -7,10 +7,7 @@ distillation, Goldblum et al., 2020): that needs no labels, and keeps what it kn
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +23,8 @@ from runtime.manifest import sha256_of
 from training.surrogates import Recognizer, RecognizerCard, load_recognizer
 
 from .pgd import Pgd
+from .resumable import Resumable
 from .verification import to_unit
-
-logger = logging.getLogger(__name__)
-
-SAVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +80,7 @@ def trainable(card: RecognizerCard) -> Recognizer:
     return recognizer
 
 
-class Training:
+class Training(Resumable):
     """A hardening that goes on where it stopped.
 
     Args:
@@ -116,67 +110,18 @@ class Training:
         self.faces, self.people = faces, torch.from_numpy(np.unique(people, return_inverse=True)[1])
         self.original, self.recognizer = load_recognizer(card), trainable(card)
         self.parameters = list(self.recognizer.network.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
-        self.done = 0
-        self.seconds = 0.0
-        self.curve: list[dict[str, float]] = []
-        self._file = folder / f"{card.name}.pt"
-        self._given = {
+        given = {
             **dataclasses.asdict(settings),
             "faces": len(faces),
             "of": sha256_of(card.path.read_bytes()),
         }
-        if self._file.exists():
-            self._resume()
+        optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
+        network = self.recognizer.network
+        super().__init__(folder / f"{card.name}.pt", given, network, optimizer, steps=settings.steps)
 
-    def _resume(self) -> None:
-        state = torch.load(self._file, map_location="cpu", weights_only=True)
-        if state["given"] != self._given:
-            raise ValueError(
-                f"{self._file} holds a hardening of {state['given']}, expected {self._given}; use another "
-                "--folder, or the same settings"
-            )
-        self.recognizer.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done, self.seconds, self.curve = state["done"], state["seconds"], state["curve"]
-
-    def save(self) -> None:
-        """Writes everything that going on needs, whole or not at all."""
-        state = {
-            "given": self._given,
-            "network": self.recognizer.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "seconds": self.seconds,
-            "curve": self.curve,
-        }
-        partial = self._file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._file)
-
-    def run(self, minutes: float | None) -> bool:
-        """Trains to the end, or for some minutes; True at the end."""
-        began = saved = clock = time.monotonic()
-        recent: list[dict[str, float]] = []
-        per_epoch = len(self.faces) // self.settings.batch
-        while self.done < self.settings.steps and (minutes is None or clock - began < 60 * minutes):
-            recent.append(self._step(per_epoch))
-            self.done += 1
-            now = time.monotonic()
-            self.seconds, clock = self.seconds + now - clock, now
-            if clock - saved > SAVE_EVERY_S or self.done == self.settings.steps:
-                means = {name: float(np.mean([terms[name] for terms in recent])) for name in recent[0]}
-                self.curve.append({"step": self.done, **means})
-                logger.info("step %d of %d: %s", self.done, self.settings.steps, means)
-                self.save()
-                saved, recent = clock, []
-        self.save()
-        return self.done == self.settings.steps
-
-    def _step(self, per_epoch: int) -> dict[str, float]:
-        """One step; everything random in it depends on the seed and its number alone."""
+    def _step(self) -> dict[str, float]:
         settings, batch = self.settings, self.settings.batch
-        epoch, number = divmod(self.done, per_epoch)
+        epoch, number = divmod(self.done, len(self.faces) // batch)
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(self.faces))
         chosen = order[number * batch : (number + 1) * batch]
         torch.manual_seed((settings.seed << 32) + self.done)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from runtime.errors import ErasableMaskError
-from runtime.manifest import open_bundle, sha256_of
+from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
 from training.checkpoint import CheckpointError
 from training.data import DataError
@@ -26,7 +26,7 @@ from training.evaluation.statistics import write_json
 from training.perceptual import Lpips
 from training.surrogates import SurrogateError
 
-from ..common import environment
+from ..common import digest_of, environment
 from ..schema import write_result
 from .attacks.base import UnbuildableError
 from .attacks.registry import PEERS, Means, Peer
@@ -105,11 +105,6 @@ def measured_row(
 def slug(name: str) -> str:
     """A name as part of a file's name."""
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-
-
-def digest_of(values: Any) -> str:
-    """SHA-256 of plain values."""
-    return sha256_of(json.dumps(values, sort_keys=True).encode())
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:

@@ -1,4 +1,8 @@
-"""Projected gradient descent (Madry et al., 2018) on the cosine of two embeddings."""
+"""Projected gradient descent (Madry et al., 2018) on the cosine of two embeddings.
+
+Not foolbox's, as in ``attacks``: that one goes backward through the recogniser's weights, too, which train
+here.
+"""
 
 from __future__ import annotations
 

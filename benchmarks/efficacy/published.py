@@ -6,19 +6,18 @@ import io
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.authority import load_secret, unseal_model
 from runtime.backends import DEFAULT_BACKEND, BackendFactory
 from runtime.detection import FaceDetector
 from runtime.errors import NoFaceError
-from runtime.manifest import open_bundle
 from runtime.pipeline import Eraser, Protector
 from runtime.shipped import default_bundle
+
+from ..bundles import Bundles
 
 Pixels = NDArray[np.uint8]
 # The runtime refuses strength 0, which would publish a picture without a mask; at this one no pixel's
@@ -68,22 +67,14 @@ class Publisher:
         self._stack = ExitStack()
 
     def __enter__(self) -> Publisher:
-        public, authority = open_bundle(self.bundle / "public"), open_bundle(self.bundle / "authority")
-        restorer = unseal_model(authority, load_secret(key_file=self.key))
+        both = Bundles.open(self.bundle, self.key)
         enter = self._stack.enter_context
-        self.detector = enter(FaceDetector.from_bundle(public, threads=self.threads))
+        self.detector = enter(FaceDetector.from_bundle(both.public, threads=self.threads))
         protecting, erasing = self._backends
-        self._protector = enter(Protector(public, backend=protecting, threads=self.threads))
-        self._eraser = enter(Eraser(authority, restorer, backend=erasing, threads=self.threads))
-        self.manifest = public.manifest
-        self.about: dict[str, Any] = {
-            "name": public.manifest.name,
-            "precision": public.manifest.precision,
-            "sha256": {
-                "protect": public.manifest.models["protect"].sha256,
-                "restore": authority.manifest.models["restore"].sha256,
-            },
-        }
+        self._protector = enter(Protector(both.public, backend=protecting, threads=self.threads))
+        self._eraser = enter(Eraser(both.authority, both.restorer, backend=erasing, threads=self.threads))
+        self.manifest = both.public.manifest
+        self.about = both.about("protect")
         return self
 
     def __exit__(

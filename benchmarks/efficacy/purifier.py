@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import math
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +20,7 @@ from training.presets import COMPACT
 from training.stages.publish import Publish, Realignment
 
 from .pairs import Pairs
-
-logger = logging.getLogger(__name__)
-
-SAVE_EVERY_S = 60.0
+from .resumable import Resumable
 
 
 class Purifier(nn.Module):
@@ -87,7 +80,7 @@ class Learning:
     seed: int = 0
 
 
-class PurifierTraining:
+class PurifierTraining(Resumable):
     """A purifier's training that goes on where it stopped.
 
     Args:
@@ -103,64 +96,17 @@ class PurifierTraining:
         self.pairs, self.learning = pairs, learning
         torch.manual_seed(learning.seed)
         self.network = Purifier().to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning.learning_rate)
         self.publish = Publish(pairs.clean.shape[1], masked=True)
-        self.done, self.seconds = 0, 0.0
-        self._file = folder / f"purifier-{learning.pairs}.pt"
-        given = {**dataclasses.asdict(learning), "made_with": pairs.made_with}
-        self.given = json.loads(json.dumps(given))  # as the file gives it back
-        if self._file.exists():
-            self._resume()
+        super().__init__(
+            folder / f"purifier-{learning.pairs}.pt",
+            {**dataclasses.asdict(learning), "made_with": pairs.made_with},
+            self.network,
+            torch.optim.Adam(self.network.parameters(), lr=learning.learning_rate),
+            steps=learning.steps,
+        )
 
-    def _resume(self) -> None:
-        state = torch.load(self._file, map_location="cpu", weights_only=True)
-        if state["given"] != self.given:
-            raise ValueError(
-                f"{self._file} was trained with {state['given']}, expected {self.given}; use another "
-                "--folder, or the same settings"
-            )
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done, self.seconds = state["done"], state["seconds"]
-
-    def save(self) -> None:
-        """Writes everything that going on needs, whole or not at all."""
-        state = {
-            "given": self.given,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "seconds": self.seconds,
-        }
-        partial = self._file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._file)
-
-    def run(self, minutes: float | None) -> bool:
-        """Trains to the end, or for some minutes; True at the end."""
-        learning = self.learning
-        began = saved = clock = time.monotonic()
-        recent: list[float] = []
-        while self.done < learning.steps and (minutes is None or clock - began < 60 * minutes):
-            recent.append(self._step())
-            self.done += 1
-            now = time.monotonic()
-            self.seconds, clock = self.seconds + now - clock, now
-            if clock - saved > SAVE_EVERY_S:
-                loss = float(np.mean(recent))
-                logger.info(
-                    "%d pairs: step %d of %d, loss %.4f", learning.pairs, self.done, learning.steps, loss
-                )
-                self.save()
-                saved, recent = clock, []
-        self.save()
-        return self.done == learning.steps
-
-    def _step(self) -> float:
-        """One step; everything random in it depends on the seed and its number alone.
-
-        The loss is the mean absolute difference to the clean face, in [-1, 1], as it is pasted back.
-        """
+    def _step(self) -> dict[str, float]:
+        """The loss is the mean absolute difference to the clean face, in [-1, 1], as it is pasted back."""
         learning = self.learning
         rng = np.random.default_rng([learning.seed, self.done])
         torch.manual_seed((learning.seed << 32) + self.done)
@@ -179,4 +125,4 @@ class PurifierTraining:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return float(loss.detach())
+        return {"loss": float(loss.detach())}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
-from runtime.lazy_group import LazyGroup
+from ..common import command_group
 
 COMMANDS = {
     "layers": "Where the time of the int8 networks goes.",
@@ -12,17 +10,9 @@ COMMANDS = {
     "photo": "Whole photos by stage, backends in turns; cold start, memory, batches.",
 }
 
-
-@click.group(
-    cls=LazyGroup,
-    package="benchmarks.latency",
-    table=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: python -m benchmarks.latency networks --help",
+main = command_group(
+    "benchmarks.latency", "How fast the networks and whole photos are.", COMMANDS, "networks"
 )
-def main() -> None:
-    """How fast the networks and whole photos are."""
-
 
 if __name__ == "__main__":
-    main(prog_name="python -m benchmarks.latency")
+    main(prog_name=main.name)

@@ -16,7 +16,7 @@ from runtime.detection import FaceDetector
 from runtime.manifest import Bundle
 from runtime.pictures import read_picture
 
-from .bundles import Bundles
+from ..bundles import Bundles
 from .networks import compare
 from .onnx_flops import flops_per_face
 from .programs import Inputs, Program

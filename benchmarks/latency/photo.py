@@ -25,10 +25,10 @@ from runtime.errors import BackendError
 from runtime.pictures import read_picture
 from runtime.pipeline import Eraser, Protector
 
+from ..bundles import Bundles
 from ..common import as_click_errors, environment
 from ..schema import write_result
 from .batches import aligned_faces, sweep
-from .bundles import Bundles
 from .cold import cold_start
 from .networks import SETTLE_S, keep_fastest
 from .photo_table import show
@@ -117,7 +117,7 @@ def command(
     result = {
         "benchmark": "photo",
         "environment": environment(),
-        "bundle": bundles.about(),
+        "bundle": bundles.about("protect", "attributes"),
         "settings": {
             "threads": threads,
             "rounds": rounds,

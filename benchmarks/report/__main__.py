@@ -30,8 +30,8 @@ def main(results: Path, out: Path, bundle: Path | None, key: Path | None, pictur
 
     Results that are not there are named as missing. The pictures are made now, from packaged photographs.
     """
+    from ..bundles import Bundles
     from ..common import as_click_errors
-    from ..latency.bundles import Bundles
     from .gallery import gallery
     from .page import context_of, read_results, write_report
 

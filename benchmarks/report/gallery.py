@@ -15,8 +15,8 @@ from runtime.pictures import read_picture
 from runtime.pipeline import Eraser, Protector
 from runtime.results import Face
 
+from ..bundles import Bundles
 from ..efficacy.published import NO_PERTURBATION, decode, jpeg
-from ..latency.bundles import Bundles
 from .parts import Picture, Section
 
 ROOT = Path(__file__).parents[2]

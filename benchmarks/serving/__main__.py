@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
-from runtime.lazy_group import LazyGroup
+from ..common import command_group
 
 COMMANDS = {
     "throughput": "Fused batches against peers, from 1 to 64 requests at a time.",
@@ -12,17 +10,9 @@ COMMANDS = {
     "soak": "A server under load for a while: does it grow, slow down or fail?",
 }
 
-
-@click.group(
-    cls=LazyGroup,
-    package="benchmarks.serving",
-    table=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: python -m benchmarks.serving throughput --help",
+main = command_group(
+    "benchmarks.serving", "What a running server achieves under load.", COMMANDS, "throughput"
 )
-def main() -> None:
-    """What a running server achieves under load."""
-
 
 if __name__ == "__main__":
-    main(prog_name="python -m benchmarks.serving")
+    main(prog_name=main.name)

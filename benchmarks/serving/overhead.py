@@ -29,7 +29,7 @@ from runtime.serving.grpc_options import SERVICE
 from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
 
-from ..common import as_click_errors, environment
+from ..common import about_bundle, as_click_errors, environment
 from ..schema import write_result
 from .inside import Inside
 from .served import MODEL, Running, Server, running, upstream_url
@@ -68,11 +68,10 @@ def command(
 ) -> None:
     """Measures one face on its way through client, door, Triton and the network's process."""
     folder = bundle or default_bundle("public")
-    manifest = open_bundle(folder).manifest
     result: dict[str, Any] = {
         "benchmark": "serving overhead",
         "environment": environment(),
-        "bundle": {"name": manifest.name, MODEL: manifest.models[MODEL].sha256},
+        "bundle": about_bundle(open_bundle(folder), MODEL),
         "settings": {"threads": threads, "requests": requests, "rounds": rounds},
         "rows": [],
     }

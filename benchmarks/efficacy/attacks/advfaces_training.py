@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from training.batches import epoch_batches, steps_per_epoch
 from training.data import FacePack
 from training.losses import discriminator_loss, generator_loss, perturbation_loss
 
+from ..resumable import write_state
 from .advfaces import AdvFaces, PatchDiscriminator, PerturbationGenerator
 from .surrogates import Surrogates
 
@@ -75,9 +75,7 @@ class Players:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        write_state(state, path)
 
     def load(self, path: Path, asked: dict[str, Any]) -> None:
         """Goes on from a checkpoint.

@@ -1,4 +1,4 @@
-"""Both halves of a bundle, as the benchmarks of whole photos open them."""
+"""Both halves of a bundle, opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runtime.authority import load_secret, unseal_model
 from runtime.manifest import Bundle, open_bundle
 from runtime.shipped import default_bundle
 
-from ..common import about_bundle
+from .common import about_bundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Bundles:
         restorer = unseal_model(authority, load_secret(key_file=key))
         return cls(public=public, authority=authority, restorer=restorer, key=key)
 
-    def about(self) -> dict[str, Any]:
-        """What a result says of them."""
-        about = about_bundle(self.public, "protect", "attributes")
+    def about(self, *networks: str) -> dict[str, Any]:
+        """What a result says of them: of the restorer, and of these public networks."""
+        about = about_bundle(self.public, *networks)
         about["sha256"]["restore"] = self.authority.manifest.models["restore"].sha256
         return about
 
