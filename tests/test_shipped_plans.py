@@ -1,0 +1,51 @@
+"""The shipped networks build into TensorRT plans; TensorRT-RTX needs no GPU for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from export.engine import EngineOptions
+from export.engines import COMPUTED, build_engines
+from export.repository import main
+from runtime.authority import Secret, read_key_file, unseal_model
+from runtime.engine_sidecar import BatchProfile, read_engine
+from runtime.manifest import open_bundle
+from runtime.serving.repository import MODELS
+from runtime.shipped import default_bundle
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra dev)")
+
+
+def test_the_command_builds_plans_of_the_shipped_public_bundle(tmp_path: Path) -> None:
+    folder = default_bundle("public")
+    command = ["--bundle", str(folder.parent), "--out", str(tmp_path / "out"), "--tensorrt", "tensorrt_rtx"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    manifest = open_bundle(folder).manifest
+    for name in MODELS["public"]:
+        plan, sidecar = read_engine(tmp_path / "out" / "engines" / f"{name}.plan")
+        assert sidecar.precision == COMPUTED[manifest.precision]
+        assert sidecar.batch == BatchProfile(min=1, opt=8, max=manifest.max_batch)
+        sidecar.check(
+            plan,
+            onnx_sha256=manifest.models[name].sha256,
+            flavour="tensorrt_rtx",
+            flavour_version=trt.__version__,
+            architecture="8.9",
+        )
+
+
+def test_the_shipped_restorer_builds_in_memory() -> None:
+    """Its weights are a secret: a plan of it must not reach a disk, and no command builds one."""
+    bundle = open_bundle(default_bundle("authority"))
+    key = Secret.from_key(read_key_file(bundle.folder / "demo.key"))
+    engines = build_engines(
+        {"restore": unseal_model(bundle, key)},
+        precision=bundle.manifest.precision,
+        max_batch=bundle.manifest.max_batch,
+        options=EngineOptions(flavour="tensorrt_rtx"),
+    )
+    assert engines["restore"].sidecar.precision == COMPUTED[bundle.manifest.precision]
