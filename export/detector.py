@@ -44,7 +44,7 @@ class StageNet(nn.Module):
         return probabilities[:, 1], boxes, *landmarks
 
 
-def export_detector() -> dict[str, ModelProto]:
+def export_detector(opset: int = OPSET) -> dict[str, ModelProto]:
     """The three networks as ONNX, about 2 MB in all, in memory.
 
     Returns:
@@ -57,12 +57,14 @@ def export_detector() -> dict[str, ModelProto]:
     stages = {"pnet": (PNet(), 36), "rnet": (RNet(), 24), "onet": (ONet(), 48)}
     graphs = {}
     for name, (net, side) in stages.items():
-        graphs[name] = _export(StageNet(net), side=side, any_size=name == "pnet", landmarks=name == "onet")
+        graphs[name] = _export(
+            StageNet(net), side=side, any_size=name == "pnet", landmarks=name == "onet", opset=opset
+        )
         logger.info("exported %s: %d kB", name, graphs[name].ByteSize() // 1000)
     return graphs
 
 
-def _export(net: nn.Module, *, side: int, any_size: bool, landmarks: bool) -> ModelProto:
+def _export(net: nn.Module, *, side: int, any_size: bool, landmarks: bool, opset: int) -> ModelProto:
     dynamic = {0: torch.export.Dim.DYNAMIC}
     if any_size:
         dynamic |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
@@ -74,7 +76,7 @@ def _export(net: nn.Module, *, side: int, any_size: bool, landmarks: bool) -> Mo
             input_names=["pixels"],
             output_names=["probabilities", "boxes", *(["landmarks"] if landmarks else [])],
             dynamic_shapes=(dynamic,),
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             external_data=False,
             verbose=False,

@@ -148,7 +148,7 @@ def build(request: BuildRequest) -> BuildReport:
             part, run, faces, calibration, request.precision, named
         )
         parities.append(parity)
-    for stage, graph in export_detector().items():
+    for stage, graph in export_detector(SPECS[request.precision].opset).items():
         detector[stage], parity = _export_stage(stage, graph, faces, request.precision)
         parities.append(parity)
     task, not_measured = _task_parity(request, run, manifest, programs, faces, embeddings)

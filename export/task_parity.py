@@ -43,6 +43,7 @@ class TaskParity:
         asr: share of protected faces that pass for the target (Eq. 17) at FAR 0.01, trained and exported;
             None without a target.
         esr: share of restored faces that do not (Eq. 18), at the same threshold, likewise.
+        flips: protected faces, and restored ones, whose verdict the two give differently; None likewise.
         kept_attributes: share of attributes on whose side of 0.5 both agree.
         ssim: least structural similarity of the two protected pictures of a face.
     """
@@ -54,6 +55,7 @@ class TaskParity:
     restored_drift: float
     asr: tuple[float, float] | None
     esr: tuple[float, float] | None
+    flips: tuple[int, int] | None
     kept_attributes: float
     ssim: float
 
@@ -64,7 +66,7 @@ class TaskBounds:
 
     Attributes:
         cosine: largest drift.
-        flips: faces whose verdict may change, for the target and against it.
+        flips: protected faces, and likewise restored ones, whose verdict may change.
         attributes: least share that agrees.
         ssim: least similarity.
     """
@@ -115,15 +117,16 @@ def measure_task(
         cosines = [(embeddings * reference).sum(1) for embeddings in found]
         return float(np.abs(cosines[0] - cosines[1]).max())
 
-    target_drift, asr, esr = None, None, None
+    target_drift, asr, esr, flips = None, None, None, None
     if target is not None:
         unit = target / np.linalg.norm(target)
         threshold = recognizer.threshold(DEFAULT_FAR)
         target_drift = drift(protected, unit)
-        first, second = (float((embeddings @ unit >= threshold).mean()) for embeddings in protected)
-        asr = first, second
-        first, second = (float((embeddings @ unit < threshold).mean()) for embeddings in restored)
-        esr = first, second
+        passing = [embeddings @ unit >= threshold for embeddings in protected]
+        released = [embeddings @ unit < threshold for embeddings in restored]
+        asr = float(passing[0].mean()), float(passing[1].mean())
+        esr = float(released[0].mean()), float(released[1].mean())
+        flips = int((passing[0] != passing[1]).sum()), int((released[0] != released[1]).sum())
     return TaskParity(
         recognizer=recognizer.card.name,
         faces=len(faces),
@@ -132,6 +135,7 @@ def measure_task(
         restored_drift=drift(restored, clean),
         asr=asr,
         esr=esr,
+        flips=flips,
         kept_attributes=float((ways[0].attributes == ways[1].attributes).mean()),
         ssim=min(map(_ssim, ways[0].protected, ways[1].protected)),
     )
@@ -154,10 +158,10 @@ def gate_task(parity: TaskParity, precision: Precision) -> None:
         for name, drift in cosines.items()
         if drift is not None and not drift <= bounds.cosine
     ]
-    for name, rates in (("ASR", parity.asr), ("ESR", parity.esr)):
-        if rates is not None and round(abs(rates[0] - rates[1]) * parity.faces) > bounds.flips:
+    for faces, changed in zip(("protected", "restored"), parity.flips or (), strict=False):
+        if changed > bounds.flips:
             broken.append(
-                f"{name} goes from {rates[0]:.3f} to {rates[1]:.3f}, allowed {bounds.flips} of {parity.faces}"
+                f"{changed} of {parity.faces} {faces} faces get another verdict, allowed {bounds.flips}"
             )
     if not parity.kept_attributes >= bounds.attributes:
         broken.append(f"{parity.kept_attributes:.4f} of the attributes agree, demanded {bounds.attributes}")

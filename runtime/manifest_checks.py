@@ -94,6 +94,9 @@ _MAPPING: Rule = ("a mapping", lambda v: isinstance(v, dict))
 _SHARE: Rule = ("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
 _TENSORS: Rule = ("a list of mappings", lambda v: is_list(v, lambda spec: isinstance(spec, dict)))
 
+# docs/export.md says what each of them is.
+PRECISIONS = ("fp32", "fp16", "fp16-mixed", "bf16-mixed", "int8", "int8-gpu")
+
 _MANIFEST: dict[str, Rule] = {
     "role": ("public or authority", lambda v: v in ("public", "authority")),
     "name": _TEXT,
@@ -103,7 +106,7 @@ _MANIFEST: dict[str, Rule] = {
     "strength": _SHARE,
     "injection": _SHARE,
     "max_batch": whole(1, 4096),
-    "precision": _TEXT,
+    "precision": (f"one of {', '.join(PRECISIONS)}", lambda v: is_text(v) and v in PRECISIONS),
     "opset": whole(1, 999),
     "target": _TEXT,
     "terms": _TEXT,

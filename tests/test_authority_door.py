@@ -152,9 +152,9 @@ def test_old_tls_is_refused(opened, tmp_path: Path, version: ssl.TLSVersion, tak
 
 def test_a_connection_does_not_outlive_its_certificate(opened, path: Path) -> None:
     door, _, _ = opened
-    with connect(door.port, MAKER.issue("clerk", "client", valid=timedelta(seconds=3))) as stub:
+    with connect(door.port, MAKER.issue("clerk", "client", valid=timedelta(seconds=8))) as stub:
         infer(stub)
-        time.sleep(4)
+        time.sleep(8.5)
         for call in (lambda: infer(stub), lambda: stub.ServerLive(service_pb2.ServerLiveRequest())):
             error = refused(call)
             assert error.code() == grpc.StatusCode.PERMISSION_DENIED
@@ -312,8 +312,8 @@ def test_the_deadline_is_passed_on(path: Path) -> None:
         infer(stub, timeout_s=1.5)
         infer(stub, timeout_s=60.0)
         stub.ModelInfer(infer_request())
-    assert fake.remaining_s[0] == pytest.approx(1.5, abs=0.5)
-    assert fake.remaining_s[1:] == pytest.approx([3, 3], abs=0.5)
+    assert 0 < fake.remaining_s[0] < 1.6
+    assert all(1.6 < remaining_s < 3.1 for remaining_s in fake.remaining_s[1:])
 
 
 def test_a_deadline_that_passes_is_recorded_as_failed(path: Path) -> None:

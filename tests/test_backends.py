@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.capi._pybind_state import EPFail
 
 from runtime.backends import Backend, create_backend
 from runtime.backends.fake import FakeBackend
@@ -117,6 +119,30 @@ def test_a_provider_that_falls_back_is_an_error(
     monkeypatch.setattr(onnxruntime, "InferenceSession", CpuSession)
     with pytest.raises(BackendError, match="asked for CUDAExecutionProvider, ONNX Runtime gave CPU"):
         create_backend("ort-cuda", add_and_subtract)
+
+
+def test_a_provider_that_fails_in_a_run_is_not_exchanged_for_another(
+    add_and_subtract: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime's own way is to say so on standard output and go on with the CPU."""
+
+    backend = OrtBackend(add_and_subtract)
+    real, calls = backend._session._sess, itertools.count()
+
+    class FailingOnce:
+        def run(self, *given: object) -> object:
+            if next(calls) == 0:
+                raise EPFail("the device is lost")
+            return real.run(*given)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+    monkeypatch.setattr(backend._session, "_sess", FailingOnce())
+    one = np.ones((1, 2), np.float32)
+    with pytest.raises(BackendError, match="the network failed on ort-cpu: the device is lost"):
+        backend.run({"a": one, "b": one})
+    assert capsys.readouterr().out == ""
 
 
 def test_unknown_names_are_listed(add_and_subtract: bytes) -> None:

@@ -149,6 +149,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no terms": (lambda raw: raw.pop("terms"), "malformed field: .*'terms'"),
     "one more field": (lambda raw: raw.update(colour="red"), "malformed field: .*'colour'"),
     "a size in words": (lambda raw: raw.update(image_size="64"), "image_size must be a whole number"),
+    "a precision that is none": (
+        lambda raw: raw.update(precision="fp99"),
+        "precision must be one of fp32, fp16, fp16-mixed, bf16-mixed, int8, int8-gpu",
+    ),
     "a path that leads out": (
         lambda raw: raw["models"]["protect"].update(path="../protect.onnx"),
         r"models\['protect'\]\.path must be a plain file name",

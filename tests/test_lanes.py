@@ -93,7 +93,7 @@ def test_inputs_must_have_as_many_rows_as_one_another() -> None:
     with (
         LanesBackend(Made(), threads=2) as backend,
         pytest.raises(
-            BackendError, match=r"expected as many rows of every input, at least one, found \[1, 2\]"
+            BackendError, match=r"expected as many rows of every input, at least 1, found \[1, 2\]"
         ),
     ):
         backend.run({"x": np.zeros((1, 3)), "y": np.zeros((2, 3))})

@@ -13,6 +13,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from export.errors import ParityError, PrecisionError
 from export.parity import BOUNDS, compare, gate
 from export.precision import PRECISIONS, Precision, check_precision, store_fp16
+from runtime import manifest_checks
+
+
+def test_a_manifest_may_name_what_export_makes_and_nothing_else() -> None:
+    assert manifest_checks.PRECISIONS == PRECISIONS
 
 
 def linear(scale: float = 1.0) -> ModelProto:

@@ -278,6 +278,17 @@ def test_a_process_is_heard_signalled_and_cleaned_up_after() -> None:
     assert not region.exists()
 
 
+def test_a_passphrase_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERASABLEMASK_PASSPHRASE", "correct horse battery")
+    monkeypatch.setenv("ERASABLEMASK_SERVE_ROLE", "authority")
+    code = "import os, sys; names = os.environ; sys.exit(3 if 'ERASABLEMASK_PASSPHRASE' in names else " + (
+        "4 if names['ERASABLEMASK_SERVE_ROLE'] == 'authority' and names['MORE'] == 'x' else 5)"
+    )
+    process = ServerProcess([sys.executable, "-c", code], variables={"MORE": "x"}, memory_prefix="none-")
+    assert process.wait(10) == 4
+    assert process.end() == 4
+
+
 def test_the_processes_of_models_are_found_and_watched(tmp_path: Path) -> None:
     stub = tmp_path / "protect" / "1" / "model.py"
     stub.parent.mkdir(parents=True)

@@ -99,7 +99,7 @@ def test_names_wrong_inputs(gpu: FakeGpu) -> None:
         ({**right, "strength": right["strength"][:, 0]}, r"found float32 \(2,\)"),
         ({**right, "strength": right["strength"][:1]}, r"as many rows of every input.*found \[1, 2\]"),
         (some(5), "takes 1 to 4 rows at once; found 5; pass them in parts"),
-        (some(0), r"at least one, found \[0\]"),
+        (some(0), r"at least 1, found \[0\]"),
     ]
     with TensorRtBackend(PLAN, sidecar=SIDECAR) as backend:
         for inputs, message in wrong:

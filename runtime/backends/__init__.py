@@ -34,7 +34,7 @@ BACKENDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 DEFAULT_BACKEND = "ort-cpu"
 
-# ``auto`` takes the first of these that works; docs/export.md has the times behind the order. Not
+# ``auto`` takes the first of these that works; docs/export.md has the times behind the order on a CPU. Not
 # ``ort-tensorrt``, which builds engines for minutes before the first face.
 AUTO = "auto"
 AUTO_ORDER = ("ort-cuda", "openvino-bf16", "openvino-fp32", "ort-cpu")

@@ -83,13 +83,13 @@ def check_names(inputs: Tensors, expected: Collection[str]) -> None:
         )
 
 
-def check_rows(inputs: Tensors) -> int:
+def check_rows(inputs: Tensors, *, least: int = 1) -> int:
     """The number of rows, that is of faces.
 
     Raises:
-        BackendError: the inputs have different numbers of rows, or none.
+        BackendError: the inputs have different numbers of rows, or fewer than ``least``.
     """
     rows = {values.shape[0] if values.ndim else 0 for values in inputs.values()}
-    if len(rows) != 1 or 0 in rows:
-        raise BackendError(f"expected as many rows of every input, at least one, found {sorted(rows)}")
+    if len(rows) != 1 or min(rows) < least:
+        raise BackendError(f"expected as many rows of every input, at least {least}, found {sorted(rows)}")
     return rows.pop()

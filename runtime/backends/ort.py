@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..closing import Closing
 from ..errors import BackendError
-from .base import Tensors, check_names
+from .base import Tensors, check_names, check_rows
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -77,6 +77,7 @@ class OrtBackend(Closing):
                 f"asked for {asked[0]}, ONNX Runtime gave {found}: its libraries could not be loaded; "
                 "check the CUDA and cuDNN installation, or use ort-cpu"
             )
+        session.disable_fallback()  # or a provider that fails in a run is exchanged for the CPU, on stdout
         self.name = f"ort-{provider}"
         self._session: Any = session
         self._inputs = frozenset(spec.name for spec in session.get_inputs())
@@ -88,6 +89,7 @@ class OrtBackend(Closing):
         if self._session is None:
             raise BackendError("the network is closed; open it again")
         check_names(inputs, self._inputs)
+        check_rows(inputs, least=0)  # an empty batch tells the detector the shapes of the outputs
         try:
             outputs = self._session.run(None, dict(inputs))
         except Exception as error:  # as above

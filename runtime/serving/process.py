@@ -80,7 +80,7 @@ class ServerProcess:
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-I", str(helper), str(os.getpid()), *command],
-                env={**os.environ, **variables},
+                env={**_without_passphrases(os.environ), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -178,6 +178,11 @@ class ServerProcess:
             triton_logger.log(_LEVELS[match["level"]], "%s", match["text"])
             if match["level"] in "EF":
                 self._last.append(match["text"])
+
+
+def _without_passphrases(environment: Mapping[str, str]) -> dict[str, str]:
+    """What Triton and the models' processes inherit: they need no secret, and /proc shows what they have."""
+    return {name: value for name, value in environment.items() if not name.endswith("_PASSPHRASE")}
 
 
 def _as_shell(status: int | None) -> int | None:
