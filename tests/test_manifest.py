@@ -61,7 +61,12 @@ def test_a_manifest_round_trips() -> None:
             "5 points of 2 finite numbers",
         ),
         ("attributes", ["Bangs", [""], [1], ["A", "A"], [["A"]], {"A": 1}], "a list of different names"),
-        *((name, [1, None, ["x"]], "text") for name in ("name", "precision", "target", "terms")),
+        *((name, [1, None, ["x"]], "text") for name in ("name", "target", "terms")),
+        (
+            "precision",
+            [1, None, ["fp16"], "fp99", ""],
+            "one of fp32, fp16, fp16-mixed, bf16-mixed, int8, int8-gpu",
+        ),
         ("demo", [0, 1, "false", None], "true or false"),
         ("training", [None, [], "x"], "a mapping"),
         ("models", [None, [], "x"], "a mapping"),
