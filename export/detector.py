@@ -47,6 +47,9 @@ class StageNet(nn.Module):
 def export_detector(opset: int = OPSET) -> dict[str, ModelProto]:
     """The three networks as ONNX, about 2 MB in all, in memory.
 
+    Args:
+        opset: a bundle has one for all its networks.
+
     Returns:
         The graphs by the name of the network: ``pnet``, ``rnet``, ``onet``. Each takes ``pixels``, float32
         ``(N, H, W, 3)``, of any batch; P-Net of any height and width, R-Net 24x24, O-Net 48x48; and gives
