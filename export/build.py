@@ -12,12 +12,9 @@ from runtime.errors import ErasableMaskError, MissingExtraError
 from .repository import engine_options, log_to_stderr, options_of, say_written, serve_bundles
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from .engine import EngineOptions
     from .precision import Precision
     from .recipe import BuildReport
-    from .task_parity import TaskParity
 
 EXAMPLE = """\b
 Example:
@@ -132,13 +129,19 @@ def main(
 
 def _serve_shipped(precision: Precision | None, out: Path, options: EngineOptions | None) -> None:
     """The shipped networks without any training: repositories, and plans if asked for. Replaces its own."""
+    from rich.console import Console
+
     from runtime.manifest import open_bundle
     from runtime.shipped import default_bundle
+
+    from .parity_report import read_report
+    from .tables import show_parity
 
     log_to_stderr()
     try:
         public, authority = default_bundle("public"), default_bundle("authority")
-        shipped = open_bundle(public).manifest
+        bundle = open_bundle(public)
+        shipped, parity = bundle.manifest, read_report(bundle)
         if precision not in (None, shipped.precision):
             raise click.ClickException(
                 f"the shipped networks are in {shipped.precision}; for {precision} name a training run "
@@ -148,6 +151,8 @@ def _serve_shipped(precision: Precision | None, out: Path, options: EngineOption
     except ErasableMaskError as error:
         raise click.ClickException(f"{error}\nNothing was written.") from error
     click.echo(f"Networks: the shipped bundle {shipped.name!r} in {shipped.precision}; no run was exported.")
+    click.echo("As they were compared with the trained networks when they were exported:")
+    show_parity(Console(), parity)
     say_written(out, engines)
 
 
@@ -156,24 +161,15 @@ def _show(report: BuildReport, out: Path) -> None:
     from rich.table import Table
 
     from .bundle import REPOSITORIES
+    from .tables import show_parity
 
-    parity = Table(title=f"Drift of the exported networks on {report.faces}", min_width=60)
-    for column in ("network", "max", "mean", "99.9%", "within 1"):
-        parity.add_column(column, justify="left" if column == "network" else "right")
-    for row in report.parity:
-        within = "" if row.within_one is None else f"{row.within_one:.5%}"
-        parity.add_row(row.network, f"{row.max:.3g}", f"{row.mean:.3g}", f"{row.p999:.3g}", within)
     sizes = Table(title=str(out), show_footer=True)
     sizes.add_column("file", footer="in all")
     sizes.add_column("MiB", justify="right", footer=f"{sum(report.sizes.values()) / 2**20:.2f}")
     for path, size in report.sizes.items():
         sizes.add_row(path, f"{size / 2**20:.2f}")
     console = Console()
-    console.print(parity)
-    if report.task is None:
-        console.print(f"What a recogniser sees was not compared: {report.not_measured}.")
-    else:
-        console.print(_task_table(report.task))
+    show_parity(console, report.parity)
     console.print(sizes)
     say_written(out / REPOSITORIES, report.engines)
     if report.new_key is not None:
@@ -181,28 +177,6 @@ def _show(report: BuildReport, out: Path) -> None:
             f"New key: {report.new_key}\nIt opens the restorer: who has it can erase, who loses it cannot. "
             "Keep it apart from the bundles."
         )
-
-
-def _task_table(task: TaskParity) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        title=f"What {task.recognizer} sees, {task.faces} faces, trained and exported", min_width=60
-    )
-    table.add_column("protected and restored")
-    table.add_column("", justify="right")
-    drifts = {
-        "cosine of protected to target, largest change": task.target_drift,
-        "cosine of protected to owner, largest change": task.own_drift,
-        "cosine of restored to owner, largest change": task.restored_drift,
-    }
-    for name, drift in drifts.items():
-        table.add_row(name, "no target given" if drift is None else f"{drift:.4f}")
-    for name, rates in (("ASR at FAR 0.01", task.asr), ("ESR at FAR 0.01", task.esr)):
-        table.add_row(name, "no target given" if rates is None else f"{rates[0]:.1%} -> {rates[1]:.1%}")
-    table.add_row("attributes that agree", f"{task.kept_attributes:.2%}")
-    table.add_row("SSIM of the two protected, least", f"{task.ssim:.4f}")
-    return table
 
 
 if __name__ == "__main__":

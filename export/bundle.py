@@ -17,6 +17,7 @@ from .engine import Engine
 from .errors import ExportError
 from .folders import partial_of, replace_folder
 from .onnx_graph import input_specs, output_specs
+from .parity_report import PARITY_NAME, ParityReport
 from .triton_repository import check_free as check_repositories
 from .triton_repository import write_repositories
 
@@ -79,14 +80,15 @@ def write_bundles(
     networks: Networks,
     key: bytes,
     *,
+    parity: ParityReport,
     new_key: Path | None = None,
     engines: Mapping[str, Engine] | None = None,
 ) -> None:
     """Writes both bundles and their Triton repositories under a temporary name, reads back, and renames.
 
-    ``out/public`` and ``out/authority`` are the bundles, ``out/triton_models`` the repositories and plans.
-    The restorer is sealed in memory; only its ciphertext reaches the disk. Files beside these in a folder
-    that is replaced are kept.
+    ``out/public`` and ``out/authority`` are the bundles, ``out/triton_models`` the repositories and
+    plans, ``out/parity.json`` what was compared. The restorer is sealed in memory; only its ciphertext
+    reaches the disk. Files beside these in a folder that is replaced are kept.
 
     Args:
         out: replaced if it exists, see ``check_free``.
@@ -94,6 +96,7 @@ def write_bundles(
             the key is written beside the sealed restorer.
         networks: verified graphs.
         key: 32 bytes that seal the restorer.
+        parity: what was compared.
         new_key: where to write the key for the authority, readable by its owner only.
         engines: plans of public networks, if there are any.
 
@@ -113,10 +116,11 @@ def write_bundles(
             (authority / DEMO_KEY_NAME).chmod(0o644)  # for everybody, unlike every other key
         _read_back(partial, networks, key)
         write_repositories(partial / "public", authority, partial / REPOSITORIES, engines=engines)
+        (partial / PARITY_NAME).write_text(parity.to_json() + "\n", encoding="utf-8")
         if new_key is not None:
             write_key_file(new_key, key)
         try:
-            replace_folder(out, partial, (*ROLES, REPOSITORIES))
+            replace_folder(out, partial, (*ROLES, REPOSITORIES, PARITY_NAME))
         except BaseException:
             if new_key is not None:
                 new_key.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.engine_sidecar import PRECISIONS, BatchProfile, EngineSidecar, sidecar_path
 from runtime.tensorrt_library import in_words, library_log, load_tensorrt
@@ -25,10 +25,14 @@ from .errors import ExportError, PrecisionError
 from .gpu import Gpu, find_gpu
 from .timing_cache import attach_timing_cache, save_timing_cache, timing_cache_path
 
+if TYPE_CHECKING:
+    from .parity_report import Parity
+
 logger = logging.getLogger(__name__)
 
 # The target that means "this architecture and every newer one".
 AMPERE_PLUS = "8.0+"
+_OTHERS = "export the network again, in another precision if it stays, or update the library"
 # Where a plan of TensorRT-RTX runs if no target is named, and on newer ones: its manual, "CPU-Only AOT".
 _RTX_ARCHITECTURES = ("8.0", "8.6", "8.9", "12.0")
 
@@ -41,9 +45,10 @@ class EngineOptions:
         flavour: the library, ``tensorrt`` (builds on the GPU that it builds for) or ``tensorrt_rtx`` (builds
             on any machine; its plans are finished on the GPU, when they are loaded).
         batch: how many faces the plan takes at once.
-        target_gpu: compute capabilities. None named: this machine's with ``tensorrt``, all since Ampere with
-            ``tensorrt_rtx``. ``("8.0+",)``: all since Ampere with either, slower with ``tensorrt``. Others,
-            such as ``("8.9", "12.0")``: with ``tensorrt_rtx`` only.
+        target_gpu: compute capabilities. None named: this machine's with ``tensorrt``; with ``tensorrt_rtx``
+            8.0, 8.6, 8.9, 12.0 and what is newer than 12.0, and so not 9.0 nor 10.0. ``("8.0+",)``: all since
+            Ampere with ``tensorrt``, slower; the same as none with ``tensorrt_rtx``. Others, such as
+            ``("8.9", "12.0")``: with ``tensorrt_rtx`` only.
         version_compatible: also for later versions of the same major version, with ``tensorrt`` only. Such a
             plan carries code for the processor, and is loaded only where that is allowed.
         workspace_bytes: largest scratch memory of a layer; None: all of the GPU's.
@@ -67,10 +72,17 @@ class EngineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """A built plan and its description."""
+    """A built plan and its description.
+
+    Attributes:
+        plan: its bytes.
+        sidecar: the description.
+        drift: how far the graph that it was built of is from the bundle's file; None where it is that file.
+    """
 
     plan: bytes = field(repr=False)
     sidecar: EngineSidecar
+    drift: Parity | None = None
 
 
 def build_engine(
@@ -114,7 +126,7 @@ def build_engine(
         plan = builder.build_serialized_network(network, config)
         build_s = time.perf_counter() - start_s
         if plan is None:
-            raise ExportError(f"{_called(trt)} cannot build the engine: {in_words(errors)}")
+            raise ExportError(f"{_called(trt)} cannot build the engine: {in_words(errors)}; {_OTHERS}")
     if cache is not None:
         save_timing_cache(config, cache)
     data = bytes(plan)
@@ -186,6 +198,7 @@ def check_available(trt: ModuleType, options: EngineOptions) -> None:
         raise ExportError(
             f"{_called(trt)} cannot build for the GPU {', '.join(options.target_gpu)}; available, each once: "
             f"{', '.join(known) or 'none named, for the GPU of this machine'}, or {AMPERE_PLUS} alone"
+            f"{'; other GPUs, those of data centres, need the flavour tensorrt' if rtx else ''}"
         )
 
 
@@ -215,9 +228,11 @@ def _parse(parser: Any, network: Any, model: bytes) -> None:
     if not parser.parse(model):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         told = "; ".join(f"{_place(error)}{error.desc()}" for error in errors)
-        raise ExportError(f"TensorRT cannot parse the ONNX file: {told or 'it gave no reason'}")
+        raise ExportError(f"TensorRT cannot parse the ONNX file: {told or 'it gave no reason'}; {_OTHERS}")
     if network.num_outputs == 0:
-        raise ExportError("TensorRT found no outputs in the ONNX file; it is empty or cut short")
+        raise ExportError(
+            "TensorRT found no outputs in the ONNX file, which is empty or cut short; get it again"
+        )
 
 
 def _place(error: Any) -> str:
@@ -254,7 +269,7 @@ def _add_profile(builder: Any, config: Any, network: Any, batch: BatchProfile) -
             )
         profile.set_shape(tensor.name, *((n, *rest) for n in (batch.min, batch.opt, batch.max)))
     if config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"TensorRT refuses the batch profile {batch}")
+        raise ExportError(f"TensorRT refuses the batch profile {batch}; choose smaller batches")
 
 
 def _cache_path(trt: ModuleType, options: EngineOptions, gpu: Gpu | None) -> Path | None:

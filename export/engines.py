@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import ModelProto
 
 from runtime.engine_sidecar import BatchProfile
+from runtime.manifest import Manifest
 from runtime.tensorrt_library import load_tensorrt
 
 from .engine import Engine, EngineOptions, build_engine, check_available
 from .errors import ExportError
+from .faces import FacesU8, inputs_of
 from .mixed import to_fp16
-from .precision import widen
+from .parity import gate, in_backend, measure
+from .precision import Precision, check_precision, widen
 
 # What a plan computes in, by the precision of the bundle. A bundle that is stored in float16 computes in
 # float32 on a CPU; on a GPU float16 is what storing it promises.
-COMPUTED = {"fp32": "fp32", "fp16": "fp16", "fp16-mixed": "fp16", "bf16-mixed": "bf16", "int8-gpu": "int8"}
+COMPUTED = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "fp16-mixed": "fp16",
+    "bf16-mixed": "bf16",
+    "int8-gpu": "int8",
+}
+
+# What the graph of such a plan may differ by from the bundle's file.
+PLAN_BOUNDS: Precision = "fp16-mixed"
 
 
 def check_engines(precision: str, options: EngineOptions) -> None:
@@ -37,40 +51,49 @@ def check_engines(precision: str, options: EngineOptions) -> None:
 
 
 def build_engines(
-    models: Mapping[str, bytes], *, precision: str, max_batch: int, options: EngineOptions
+    models: Mapping[str, bytes], manifest: Manifest, *, options: EngineOptions, faces: FacesU8
 ) -> dict[str, Engine]:
     """Builds a plan of each network, in memory.
 
+    A graph that is converted for its plan is compared with the bundle's file first, in ONNX Runtime: the plan
+    computes in its types.
+
     Args:
-        models: ONNX files' bytes by name.
-        precision: of the bundle.
-        max_batch: of the bundle; the profile ends there.
+        models: the bundle's ONNX files' bytes by name.
+        manifest: the bundle's; the batch profile ends at its ``max_batch``.
         options: all but the batch profile.
+        faces: uint8 ``(N, S, S, 3)`` to compare on.
 
     Raises:
+        PrecisionError: a file is not in the manifest's precision.
+        ParityError: a converted graph is too far from its file.
         ErasableMaskError: see ``check_engines`` and ``build_engine``.
     """
+    precision = manifest.precision
     check_engines(precision, options)
-    batch = BatchProfile(min=1, opt=min(8, max_batch), max=max_batch)
+    batch = BatchProfile(min=1, opt=min(8, manifest.max_batch), max=manifest.max_batch)
     engines = {}
     for name, data in models.items():
         try:
-            graph = _in_half(data) if precision == "fp16" else data
-            engines[name] = build_engine(
-                graph,
-                precision=COMPUTED[precision],
-                options=replace(options, batch=batch),
-                source=data,
+            graph, drift = data, None
+            model = _parsed(data)
+            check_precision(model, cast(Precision, precision))
+            if precision == "fp16":
+                graph = to_fp16(widen(model)).SerializeToString()
+                inputs = inputs_of(name, faces, len(manifest.attributes))
+                drift = measure(name, in_backend(name, data), in_backend(name, graph), inputs)
+                gate(drift, PLAN_BOUNDS)
+            engine = build_engine(
+                graph, precision=COMPUTED[precision], options=replace(options, batch=batch), source=data
             )
         except ExportError as error:
             raise type(error)(f"no plan of {name!r}: {error}") from error
+        engines[name] = replace(engine, drift=drift)
     return engines
 
 
-def _in_half(stored: bytes) -> bytes:
-    """A network that is stored in float16, computing in it."""
+def _parsed(stored: bytes) -> ModelProto:
     try:
-        model = onnx.load_from_string(stored)
+        return onnx.load_from_string(stored)
     except DecodeError as error:
-        raise ExportError(f"its file holds no ONNX: {error}") from error
-    return to_fp16(widen(model)).SerializeToString()
+        raise ExportError(f"its file holds no ONNX: {error}; export the run again") from error

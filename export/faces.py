@@ -1,4 +1,4 @@
-"""Aligned faces for the comparison of an exported network with the trained one."""
+"""Aligned faces, and inputs made of them, for the comparison of an exported network with the trained one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from PIL import Image, UnidentifiedImageError
 from .errors import ExportError
 
 FacesU8 = NDArray[np.uint8]
+
+# How many are compared.
+PARITY_FACES = 48
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -51,6 +54,25 @@ def synthetic_faces(count: int, size_px: int, *, seed: int = 0) -> FacesU8:
     smooth = [Image.fromarray(c).resize((size_px, size_px), Image.Resampling.BICUBIC) for c in coarse]
     grain = rng.normal(0.0, 3.0, (count, size_px, size_px, 3))
     return np.clip(np.stack([np.asarray(s) for s in smooth]) + grain, 0, 255).astype(np.uint8)
+
+
+def inputs_of(network: str, faces: FacesU8, n_attributes: int) -> dict[str, NDArray]:
+    """A network's inputs for some faces, by name; the same for the same faces.
+
+    The knobs of ``protect`` are drawn over their whole range, for an export must not freeze them.
+
+    Args:
+        network: its name.
+        faces: uint8 ``(N, S, S, 3)``.
+        n_attributes: length of the attribute vector.
+    """
+    inputs: dict[str, NDArray] = {"faces": faces}
+    if network == "protect":
+        rng = np.random.default_rng(0)
+        inputs["attributes"] = rng.integers(0, 2, (len(faces), n_attributes)).astype(np.float32)
+        inputs["strength"] = rng.random((len(faces), 1), dtype=np.float32)
+        inputs["injection"] = rng.random((len(faces), 1), dtype=np.float32)
+    return inputs
 
 
 def resized(faces: FacesU8, size_px: int) -> FacesU8:

@@ -61,7 +61,8 @@ def to_onnx(
             )
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
-                f"{type(module).__name__} cannot be translated to ONNX: {_root(error)}"
+                f"{type(module).__name__} cannot be translated to ONNX: {_root(error)}; build the "
+                "network of operators that ONNX has"
             ) from error
     assert program is not None
     model = program.model_proto
@@ -99,7 +100,7 @@ def checked(model: ModelProto) -> ModelProto:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+        raise ExportError(f"the graph is not valid ONNX: {error}; export the network again") from error
     return model
 
 
@@ -114,7 +115,7 @@ def check_any_batch(model: ModelProto) -> None:
         if not dims or dims[0].dim_param != BATCH:
             raise ExportError(
                 f"the tensor {value.name!r} must be of any batch, but its shape is {_shape(value)}; "
-                "the module's forward depends on the batch"
+                "the module's forward depends on the batch and must not"
             )
 
 

@@ -15,6 +15,7 @@ from runtime.backends import DEFAULT_BACKEND, create_backend
 from runtime.errors import BackendError
 
 from .errors import ParityError
+from .parity_report import Parity
 from .precision import Precision
 
 # Faces per call, in turns: one, some and many must give the same, or the batch is not free.
@@ -37,6 +38,8 @@ class Bounds:
     max_fraction: float
 
 
+ADVICE = "export in a higher precision, or report it if fp32 fails, too"
+
 # docs/export.md says what was measured and so why these.
 BOUNDS: dict[Precision, Bounds] = {
     "fp32": Bounds(within_one=0.999, max_levels=2, max_fraction=1e-4),
@@ -46,26 +49,6 @@ BOUNDS: dict[Precision, Bounds] = {
     "int8": Bounds(within_one=0.95, max_levels=16, max_fraction=2e-1),
     "int8-gpu": Bounds(within_one=0.85, max_levels=16, max_fraction=2e-1),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """How far an exported network is from the trained one.
-
-    Attributes:
-        network: its name.
-        faces: how many were compared.
-        max, mean, p999: absolute difference, at most, on average, and its 99.9th percentile; in levels of
-            uint8 for pictures, else in the output's own unit.
-        within_one: share of uint8 values that differ by at most one level; None for other outputs.
-    """
-
-    network: str
-    faces: int
-    max: float
-    mean: float
-    p999: float
-    within_one: float | None
 
 
 Run = Callable[[Mapping[str, NDArray]], list[NDArray]]
@@ -131,12 +114,12 @@ def compare(network: str, expected: Sequence[NDArray], found: Sequence[NDArray])
     """
     kinds, found_kinds = ([(str(o.dtype), o.shape) for o in outputs] for outputs in (expected, found))
     if kinds != found_kinds:
-        raise ParityError(f"{network}: expected the outputs {kinds}, found {found_kinds}")
+        raise ParityError(f"{network}: expected the outputs {kinds}, found {found_kinds}; {ADVICE}")
     difference = np.concatenate(
         [np.abs(e.astype(np.float64) - f).ravel() for e, f in zip(expected, found, strict=True)]
     )
     if not np.isfinite(difference).all():
-        raise ParityError(f"{network}: expected finite outputs, found infinite values or NaN")
+        raise ParityError(f"{network}: expected finite outputs, found infinite values or NaN; {ADVICE}")
     return Parity(
         network=network,
         faces=len(expected[0]),
@@ -162,8 +145,8 @@ def gate(parity: Parity, precision: Precision) -> None:
         broken.append(f"share within one level {parity.within_one:.5f}, demanded {bounds.within_one}")
     if broken:
         raise ParityError(
-            f"{parity.network} in {precision} is not the trained network on {parity.faces} faces: "
-            f"{'; '.join(broken)}"
+            f"{parity.network} is not the network it was made from, by the bounds of {precision} on "
+            f"{parity.faces} faces: {'; '.join(broken)}; {ADVICE}"
         )
 
 

@@ -42,6 +42,19 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Where an exported network is compared with the trained one.
+
+    Attributes:
+        backend: what runs it.
+        bounds: the precision whose bounds hold there; a backend may compute in less than the file stores.
+    """
+
+    backend: str
+    bounds: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrecisionSpec:
     """How a precision is made.
 
@@ -51,25 +64,35 @@ class PrecisionSpec:
         upsampling: form that takes the place of transposed convolutions, None to keep them. Neither int8 nor
             TensorRT's bfloat16 knows transposed ones.
         activations: eight-bit type of what convolutions read; None where nothing is quantised.
-        backend: what runs the gate. ONNX Runtime's CPU has no bfloat16, and is no faster in int8.
+        gates: what the network is compared in, the first of them without fail.
     """
 
     dtype: torch.dtype = torch.float32
     opset: int = OPSET
     upsampling: SubpixelForm | None = None
     activations: Activations | None = None
-    backend: str = "ort-cpu"
+    gates: tuple[Gate, ...]
 
+
+# What ``auto`` takes on a CPU that computes in bfloat16, for any network in floats.
+_BFLOAT16 = Gate(backend="openvino-bf16", bounds="bf16-mixed")
 
 SPECS: dict[Precision, PrecisionSpec] = {
-    "fp32": PrecisionSpec(),
-    "fp16": PrecisionSpec(),
-    "fp16-mixed": PrecisionSpec(),
-    "bf16-mixed": PrecisionSpec(dtype=torch.bfloat16, opset=22, upsampling="2x2", backend="openvino-bf16"),
+    "fp32": PrecisionSpec(gates=(Gate(backend="ort-cpu", bounds="fp32"), _BFLOAT16)),
+    "fp16": PrecisionSpec(gates=(Gate(backend="ort-cpu", bounds="fp16"), _BFLOAT16)),
+    "fp16-mixed": PrecisionSpec(gates=(Gate(backend="ort-cpu", bounds="fp16-mixed"),)),
+    # ONNX Runtime's CPU has no bfloat16, and is no faster in int8.
+    "bf16-mixed": PrecisionSpec(dtype=torch.bfloat16, opset=22, upsampling="2x2", gates=(_BFLOAT16,)),
     # A CPU multiplies unsigned by signed numbers, and a range from zero up has twice the steps. TensorRT
     # knows signed ones around zero only, with which OpenVINO is five times as far off as ONNX Runtime.
-    "int8": PrecisionSpec(upsampling="2x2", activations="uint8", backend="openvino-fp32"),
-    "int8-gpu": PrecisionSpec(upsampling="2x2", activations="int8"),
+    "int8": PrecisionSpec(
+        upsampling="2x2",
+        activations="uint8",
+        gates=(Gate(backend="openvino-fp32", bounds="int8"), Gate(backend="openvino-bf16", bounds="int8")),
+    ),
+    "int8-gpu": PrecisionSpec(
+        upsampling="2x2", activations="int8", gates=(Gate(backend="ort-cpu", bounds="int8-gpu"),)
+    ),
 }
 
 _STORED: dict[Precision, int] = {
@@ -132,15 +155,19 @@ def check_precision(model: ModelProto, precision: Precision) -> None:
         PrecisionError: it does not.
     """
     if wrong := _undelivered(model, precision):
-        raise PrecisionError(f"asked for {precision}, but it was not delivered for: {', '.join(wrong)}")
+        raise PrecisionError(
+            f"asked for {precision}, but it was not delivered for: {', '.join(wrong)}; export the network "
+            "again"
+        )
     if SPECS[precision].activations is not None:
         if not quantized_nodes(model):
             raise PrecisionError(
-                f"asked for {precision}, but the graph has no convolution inside to quantise"
+                f"asked for {precision}, but the graph has no convolution inside to quantise; export in fp16"
             )
     elif precision != "fp32" and not any(_large_weights(model)):
         raise PrecisionError(
-            f"asked for {precision}, but no weight has {MIN_ELEMENTS} elements or more, so none was reduced"
+            f"asked for {precision}, but no weight has {MIN_ELEMENTS} elements or more, so none was reduced; "
+            "export in fp32"
         )
 
 

@@ -47,7 +47,9 @@ def quantize_int8(
 
     nodes = quantized_nodes(model)
     if not nodes:
-        raise PrecisionError("asked for int8, but the graph has no convolution inside to quantise")
+        raise PrecisionError(
+            "asked for int8, but the graph has no convolution inside to quantise; export in fp16"
+        )
     ranges = activation_ranges(model, sorted({node.input[0] for node in nodes}), inputs)
     copied = ModelProto()
     copied.CopyFrom(model)

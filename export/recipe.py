@@ -11,35 +11,34 @@ import torch
 from onnx import ModelProto
 
 from runtime.authority import generate_key, read_key_file
+from runtime.backends import DEFAULT_BACKEND
 from runtime.errors import RecognizerError
-from runtime.manifest import Manifest
+from runtime.manifest import Manifest, sha256_of
 from runtime.recognizers import EMBEDDING_DIM, find, load
 
 from .bundle import RESTORE, Network, Networks, check_free, write_bundles
+from .comparison import Task, compare_networks
 from .detector import export_detector
 from .engine import Engine, EngineOptions
-from .engines import build_engines, check_engines
+from .engines import PLAN_BOUNDS, build_engines, check_engines
 from .errors import ExportError
-from .faces import FacesU8, load_faces, resized, synthetic_faces
+from .faces import PARITY_FACES, FacesU8, inputs_of, load_faces, resized, synthetic_faces
 from .mixed import computing_in, to_fp16
 from .onnx_graph import to_onnx
-from .parity import Parity, Run, gate, in_backend, in_torch, measure
+from .parity import gate, in_backend, in_torch, measure
+from .parity_report import LIBRARIES, Comparison, ParityReport
 from .precision import SPECS, Precision, check_precision, store_fp16
 from .quantization import quantize_int8
 from .rewrites import fold_batch_norms, to_subpixel
 from .run import (
     Embeddings,
     Part,
-    TrainedRun,
     describe,
-    distribution_version,
-    inputs_of,
+    installed_version,
     load_run,
     read_target_embeddings,
 )
-from .task_parity import Functions, TaskParity, gate_task, measure_task
 
-PARITY_FACES = 48
 CALIBRATION_FACES = 128
 
 # P-Net, which proposes every face, is 30 kB: float16 would save nothing and move its boxes by a percent.
@@ -99,19 +98,13 @@ class BuildReport:
     """What was built.
 
     Attributes:
-        parity: comparison of every network with the trained one.
-        task: the same in what a recogniser sees; None if that was not measured.
-        not_measured: why there is no ``task``, empty if there is.
-        faces: on what they were compared, in words.
+        parity: every comparison with the trained networks, also written to ``parity.json``.
         sizes: bytes of every file, by its path under ``out``.
         engines: the TensorRT plans that were built, by network.
         new_key: the file with the new key; None if the key is not new, or published.
     """
 
-    parity: tuple[Parity, ...]
-    task: TaskParity | None
-    not_measured: str
-    faces: str
+    parity: ParityReport
     sizes: dict[str, int]
     engines: dict[str, Engine]
     new_key: Path | None
@@ -139,36 +132,51 @@ def build(request: BuildRequest) -> BuildReport:
         run, name=name, precision=request.precision, demo=request.demo, target_embeddings=embeddings
     )
     faces, calibration = _faces(request, manifest.image_size)
-    metadata = {"version": distribution_version(), "terms": manifest.terms}
-    exported, programs, detector, parities = {}, {}, {}, []
+    named = {"version": installed_version(), "terms": manifest.terms}
+    exported = {}
     for part in run.parts:
         logger.info("exporting %s", part.name)
-        named = {"name": f"{name}/{part.name}", **metadata}
-        exported[part.name], programs[part.name], parity = _export(
-            part, run, faces, calibration, request.precision, named
-        )
-        parities.append(parity)
+        about = {"name": f"{name}/{part.name}", **named}
+        exported[part.name] = _export(part, len(run.attributes), faces, calibration, request.precision, about)
+    detector, comparisons = {}, []
     for stage, graph in export_detector(SPECS[request.precision].opset).items():
-        detector[stage], parity = _export_stage(stage, graph, faces, request.precision)
-        parities.append(parity)
-    task, not_measured = _task_parity(request, run, manifest, programs, faces, embeddings)
+        detector[stage], comparison = _export_stage(stage, graph, faces, request.precision)
+        comparisons.append(comparison)
+    logger.info("comparing with the trained networks")
+    task, not_measured = _task(request, manifest, faces, embeddings)
+    trained = {part.name: in_torch(part.module) for part in run.parts}
+    data = {name: network.data for name, network in exported.items()}
+    gated, missing = compare_networks(trained, data, faces, len(run.attributes), request.precision, task)
     restore = exported.pop(RESTORE)
     networks = Networks(public=exported, detector=detector, restore=restore)
     engines = {}
     if request.engines is not None:
         engines = build_engines(
             {name: network.data for name, network in exported.items()},
-            precision=request.precision,
-            max_batch=manifest.max_batch,
+            manifest,
             options=request.engines,
+            faces=faces,
         )
-    write_bundles(request.out, manifest, networks, key, new_key=new_key, engines=engines)
+    drifts = tuple(engine.drift for engine in engines.values() if engine.drift is not None)
+    if drifts:
+        comparisons.append(
+            Comparison(program="ort-cpu, the graphs of the plans", bounds=PLAN_BOUNDS, networks=drifts)
+        )
+    parity = ParityReport(
+        bundle=name,
+        precision=request.precision,
+        models={name: sha256_of(network.data) for name, network in sorted({**exported, **detector}.items())},
+        config_sha256=manifest.training["config_sha256"],
+        faces=f"{len(faces)} {f'faces of {request.faces.name}' if request.faces else 'synthetic pictures'}",
+        comparisons=(*gated, *comparisons),
+        missing=missing,
+        not_measured=not_measured,
+        versions={name: installed_version(name) for name in LIBRARIES},
+    )
+    write_bundles(request.out, manifest, networks, key, new_key=new_key, engines=engines, parity=parity)
     files = sorted(path for path in request.out.rglob("*") if path.is_file())
     return BuildReport(
-        parity=tuple(parities),
-        task=task,
-        not_measured=not_measured,
-        faces=f"{len(faces)} {f'faces of {request.faces}' if request.faces else 'synthetic pictures'}",
+        parity=parity,
         engines=engines,
         sizes={str(path.relative_to(request.out)): path.stat().st_size for path in files},
         new_key=new_key,
@@ -177,20 +185,20 @@ def build(request: BuildRequest) -> BuildReport:
 
 def _export(
     part: Part,
-    run: TrainedRun,
+    n_attributes: int,
     faces: FacesU8,
     calibration: FacesU8 | None,
     precision: Precision,
     metadata: dict[str, str],
-) -> tuple[Network, Run, Parity]:
-    """One network through every step and its gate, and as a function."""
-    spec, count = SPECS[precision], len(run.attributes)
+) -> Network:
+    """One network through every step up to its verified precision."""
+    spec = SPECS[precision]
     module = fold_batch_norms(part.module)
     if spec.upsampling is not None:
         module = to_subpixel(module, spec.upsampling)
     if spec.dtype != torch.float32:
         module = computing_in(module, spec.dtype)
-    inputs = inputs_of(part, faces, count)
+    inputs = inputs_of(part.name, faces, n_attributes)
     examples = {name: torch.from_numpy(np.repeat(values[:1], 2, axis=0)) for name, values in inputs.items()}
     graph = to_onnx(module, examples, [part.output], metadata=metadata, opset=spec.opset)
     if precision == "fp16":
@@ -199,24 +207,15 @@ def _export(
         graph = to_fp16(graph)
     if spec.activations is not None:
         assert calibration is not None
-        graph = quantize_int8(graph, inputs_of(part, calibration, count), spec.activations)
+        graph = quantize_int8(graph, inputs_of(part.name, calibration, n_attributes), spec.activations)
     check_precision(graph, precision)
-    network = Network.of(graph)
-    candidate = in_backend(part.name, network.data, spec.backend)
-    parity = measure(part.name, in_torch(part.module), candidate, inputs)
-    gate(parity, precision)
-    return network, candidate, parity
+    return Network.of(graph)
 
 
-def _task_parity(
-    request: BuildRequest,
-    run: TrainedRun,
-    manifest: Manifest,
-    programs: dict[str, Run],
-    faces: FacesU8,
-    embeddings: Embeddings,
-) -> tuple[TaskParity | None, str]:
-    """The gate in the task's units, or why there is none."""
+def _task(
+    request: BuildRequest, manifest: Manifest, faces: FacesU8, embeddings: Embeddings
+) -> tuple[Task | None, str]:
+    """What the gate in the task's units needs, or why there is none."""
     if request.faces is None:
         return None, "synthetic pictures have no identity; name real faces with --faces"
     if len(faces) < PARITY_FACES:
@@ -228,23 +227,21 @@ def _task_parity(
     recognizer = load(path)  # a file that was changed ends the build
     target = embeddings.get("sface")
     if target is not None and len(target) != EMBEDDING_DIM:
-        raise ExportError(f"expected {EMBEDDING_DIM} numbers of the target for sface, found {len(target)}")
-    parity = measure_task(
-        Functions(**{part.name: in_torch(part.module) for part in run.parts}),
-        Functions(**programs),
-        faces,
-        recognizer,
+        raise ExportError(
+            f"expected {EMBEDDING_DIM} numbers of the target for sface, found {len(target)}; embed the "
+            "target's photo with SFace, or leave --target-embedding out"
+        )
+    return Task(
+        recognizer=recognizer,
         strength=manifest.strength,
         injection=manifest.injection,
         target=None if target is None else np.array(target, np.float32),
-    )
-    gate_task(parity, request.precision)
-    return parity, ""
+    ), ""
 
 
 def _export_stage(
     name: str, graph: ModelProto, faces: FacesU8, precision: Precision
-) -> tuple[Network, Parity]:
+) -> tuple[Network, Comparison]:
     """One of the detector's networks, from its float32 graph, which is also what it is compared with.
 
     Below float32 it is stored in float16 and computes in float32, whatever the others do.
@@ -258,7 +255,7 @@ def _export_stage(
     reference, candidate = (in_backend(name, n.data) for n in (before, network))
     parity = measure(name, reference, candidate, {spec.name: pixels.astype(spec.dtype)})
     gate(parity, stored)
-    return network, parity
+    return network, Comparison(program=DEFAULT_BACKEND, bounds=stored, networks=(parity,))
 
 
 def _faces(request: BuildRequest, size_px: int) -> tuple[FacesU8, FacesU8 | None]:

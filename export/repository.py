@@ -101,14 +101,15 @@ def serve_bundles(
     if options is not None:
         try:
             from .engines import build_engines
+            from .faces import PARITY_FACES, synthetic_faces
         except ImportError as error:
             raise MissingExtraError(error.name or str(error), "export") from error
         bundle = open_bundle(public)
         engines = build_engines(
             {name: bundle.read(name) for name in MODELS["public"]},
-            precision=bundle.manifest.precision,
-            max_batch=bundle.manifest.max_batch,
+            bundle.manifest,
             options=options,
+            faces=synthetic_faces(PARITY_FACES, bundle.manifest.image_size),
         )
     write_repositories(public, authority, out, overwrite=overwrite, engines=engines)
     return engines
@@ -121,13 +122,14 @@ def say_written(out: Path, engines: Mapping[str, Engine]) -> None:
             click.echo(f"{out / role}: {', '.join(names)}")
     for name, engine in engines.items():
         about = engine.sidecar
-        newer = " and newer" if about.hardware_compatible else ""
-        gpus = f"GPUs {', '.join(about.architectures)}{newer}" if about.architectures else "an unknown GPU"
         click.echo(
             f"TensorRT plan of {name}: {about.flavour} {about.flavour_version}, {about.precision}, batches "
-            f"{about.batch.min} to {about.batch.max}, {gpus}, {len(engine.plan) / 2**20:.1f} MiB in "
-            f"{about.build_s:.1f} s"
+            f"{about.batch.min} to {about.batch.max}, GPUs {about.gpus()}, {len(engine.plan) / 2**20:.1f} "
+            f"MiB in {about.build_s:.1f} s"
         )
+        if engine.drift is not None:
+            largest = f"largest difference {engine.drift.max:.3g}"
+            click.echo(f"  built of a graph that computes in {about.precision}: {largest} from the bundle's")
     if not engines:
         click.echo(PLANS_HINT)
 

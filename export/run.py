@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from runtime.geometry import CROP_TEMPLATE
@@ -103,25 +101,6 @@ def load_run(folder: Path, *, unfinished: bool = False) -> TrainedRun:
     )
 
 
-def inputs_of(part: Part, faces: NDArray[np.uint8], n_attributes: int) -> dict[str, NDArray]:
-    """A network's inputs for some faces, by name; the same for the same faces.
-
-    The knobs of ``protect`` are drawn over their whole range, for an export must not freeze them.
-
-    Args:
-        part: which network.
-        faces: uint8 ``(N, S, S, 3)``.
-        n_attributes: length of the attribute vector.
-    """
-    inputs: dict[str, NDArray] = {"faces": faces}
-    if isinstance(part.module, ProtectExport):
-        rng = np.random.default_rng(0)
-        inputs["attributes"] = rng.integers(0, 2, (len(faces), n_attributes)).astype(np.float32)
-        inputs["strength"] = rng.random((len(faces), 1), dtype=np.float32)
-        inputs["injection"] = rng.random((len(faces), 1), dtype=np.float32)
-    return inputs
-
-
 def describe(
     run: TrainedRun, *, name: str, precision: Precision, demo: bool, target_embeddings: Embeddings
 ) -> Manifest:
@@ -165,10 +144,10 @@ def read_target_embeddings(path: Path) -> Embeddings:
     return {str(name): [float(value) for value in values] for name, values in raw.items()}
 
 
-def distribution_version() -> str:
-    """Version of the installed distribution, or ``unknown`` in a bare checkout."""
+def installed_version(distribution: str = "erasablemask") -> str:
+    """Version of an installed distribution, or ``unknown``, as of this one in a bare checkout."""
     try:
-        return importlib.metadata.version("erasablemask")
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 

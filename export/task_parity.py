@@ -17,7 +17,8 @@ from runtime.recognizers import DEFAULT_FAR, Recognizer
 
 from .errors import ParityError
 from .faces import FacesU8
-from .parity import BATCHES, Run
+from .parity import ADVICE, BATCHES, Run
+from .parity_report import TaskParity
 from .precision import Precision
 
 
@@ -28,36 +29,6 @@ class Functions:
     protect: Run
     attributes: Run
     restore: Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskParity:
-    """How far the exported networks do their work differently, over some faces.
-
-    Attributes:
-        recognizer: what embedded the faces.
-        faces: how many.
-        target_drift: largest change of a protected face's cosine to the target; None without a target.
-        own_drift: largest change of a protected face's cosine to the face it was.
-        restored_drift: largest change of a restored face's cosine to the face it was.
-        asr: share of protected faces that pass for the target (Eq. 17) at FAR 0.01, trained and exported;
-            None without a target.
-        esr: share of restored faces that do not (Eq. 18), at the same threshold, likewise.
-        flips: protected faces, and restored ones, whose verdict the two give differently; None likewise.
-        kept_attributes: share of attributes on whose side of 0.5 both agree.
-        ssim: least structural similarity of the two protected pictures of a face.
-    """
-
-    recognizer: str
-    faces: int
-    target_drift: float | None
-    own_drift: float
-    restored_drift: float
-    asr: tuple[float, float] | None
-    esr: tuple[float, float] | None
-    flips: tuple[int, int] | None
-    kept_attributes: float
-    ssim: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +140,8 @@ def gate_task(parity: TaskParity, precision: Precision) -> None:
         broken.append(f"least SSIM of a protected face {parity.ssim:.4f}, demanded {bounds.ssim}")
     if broken:
         raise ParityError(
-            f"the networks in {precision} do not do what the trained ones do, on {parity.faces} faces seen "
-            f"by {parity.recognizer}: {'; '.join(broken)}"
+            f"the exported networks do not do what the trained ones do, by the bounds of {precision} on "
+            f"{parity.faces} faces seen by {parity.recognizer}: {'; '.join(broken)}; {ADVICE}"
         )
 
 

@@ -124,11 +124,16 @@ class EngineSidecar:
                 f"found {flavour_version}; {_REBUILD}"
             )
         if not self._runs_on(architecture):
-            newer = " or newer" if self.hardware_compatible else ""
             raise BackendError(
-                f"the plan needs a GPU of compute capability {', '.join(self.architectures or ())}{newer}; "
-                f"found {architecture}; {_REBUILD}"
+                f"the plan needs a GPU of compute capability {self.gpus()}; found {architecture}; {_REBUILD}"
             )
+
+    def gpus(self) -> str:
+        """The GPUs that it runs on, in words, such as ``8.0, 8.6 or newer than 8.6``."""
+        if self.architectures is None:
+            return "unknown"
+        newer = f" or newer than {self.architectures[-1]}" if self.hardware_compatible else ""
+        return f"{', '.join(self.architectures)}{newer}"
 
     def _demand(self, what: str, expected: str, found: str) -> None:
         if found != expected:

@@ -23,11 +23,11 @@ from export import engine as engine_module
 from export.engine import AMPERE_PLUS, Engine, EngineOptions, build_engine, write_engine
 from export.engine_precision import check_network_precision
 from export.errors import ExportError, PrecisionError
-from export.faces import synthetic_faces
+from export.faces import inputs_of, synthetic_faces
 from export.gpu import Gpu
 from export.onnx_graph import to_onnx
 from export.precision import store_fp16
-from export.run import inputs_of, load_run
+from export.run import load_run
 from export.timing_cache import attach_timing_cache, save_timing_cache, timing_cache_path
 from runtime.engine_sidecar import BatchProfile, EngineSidecar, read_engine, sidecar_path
 from runtime.errors import BackendError, MissingExtraError
@@ -110,7 +110,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     run = load_run(save_run(tmp_path_factory.mktemp("run")))
     graphs = {}
     for part in run.parts:
-        inputs = inputs_of(part, synthetic_faces(2, SIZE), len(run.attributes))
+        inputs = inputs_of(part.name, synthetic_faces(2, SIZE), len(run.attributes))
         examples = {name: torch.from_numpy(values) for name, values in inputs.items()}
         graphs[part.name] = to_onnx(part.module, examples, [part.output], metadata={}).SerializeToString()
     return graphs
@@ -207,7 +207,7 @@ def test_a_precision_that_cannot_be_verified_is_an_error() -> None:
     [
         (b"no network" * 20, "cannot parse the ONNX file: .*Failed to parse the ONNX model"),
         (convolution()[:-40], "cannot parse the ONNX file: .*Failed to parse the ONNX model"),
-        (b"", "no outputs in the ONNX file; it is empty or cut short"),
+        (b"", "no outputs in the ONNX file, which is empty or cut short"),
     ],
 )
 def test_what_is_no_network_is_refused_in_the_parsers_words(model: bytes, message: str) -> None:

@@ -212,7 +212,7 @@ def test_a_hardware_compatible_plan_runs_on_newer_architectures(architecture: st
     if fits:
         check(sidecar, architecture=architecture)
         return
-    with pytest.raises(BackendError, match=rf"8\.0, 8\.6, 12\.0 or newer; found {architecture}"):
+    with pytest.raises(BackendError, match=rf"8\.0, 8\.6, 12\.0 or newer than 12\.0; found {architecture}"):
         check(sidecar, architecture=architecture)
 
 

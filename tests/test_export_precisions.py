@@ -14,10 +14,10 @@ from onnx import ModelProto
 from export import repository
 from export.build import main
 from export.errors import ParityError
-from export.faces import synthetic_faces
+from export.faces import PARITY_FACES, synthetic_faces
 from export.parity import in_torch
 from export.precision import PRECISIONS, Precision, check_precision, store_fp16, widen
-from export.recipe import CALIBRATION_FACES, PARITY_FACES
+from export.recipe import CALIBRATION_FACES
 from export.run import load_run
 from export.task_parity import Functions, TaskParity, gate_task, measure_task
 from runtime.engine_sidecar import read_engine
@@ -229,7 +229,7 @@ def test_another_protection_is_found_out(run_folder: Path) -> None:
         networks, other, synthetic_faces(5, SIZE), load(), strength=0.5, injection=0.1, target=None
     )
     assert parity.target_drift is None
-    with pytest.raises(ParityError, match=r"do not do what the trained ones do, on 5 faces seen by sface"):
+    with pytest.raises(ParityError, match=r"by the bounds of int8 on 5 faces seen by sface"):
         gate_task(parity, "int8")
 
 
@@ -268,7 +268,9 @@ def test_every_bound_of_the_task_is_held(change: dict, message: str) -> None:
 def test_a_failed_task_writes_nothing(
     run_folder: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.recipe.measure_task", lambda *_, **__: TaskParity(**{**GOOD, "ssim": 0.1}))
+    monkeypatch.setattr(
+        "export.comparison.measure_task", lambda *_, **__: TaskParity(**{**GOOD, "ssim": 0.1})
+    )
     (tmp_path / "target.json").write_text(json.dumps({"sface": [1.0] + 127 * [0.0]}))
     result = build(
         *("--run", run_folder, "--out", tmp_path / "out", "--fp16", "--faces", faces),

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from benchmarks.latency import layers, networks
 from benchmarks.latency.networks import compare, flops_of, ratios
 from benchmarks.latency.programs import REFERENCE, Program, programs_of
-from export.faces import synthetic_faces
-from export.run import inputs_of, load_run
+from export.faces import inputs_of, synthetic_faces
+from export.run import load_run
 
 from .tiny_run import NAMES, SIZE, save_run
 
@@ -35,7 +35,7 @@ def test_every_program_is_the_same_network(run_folder: Path, monkeypatch: pytest
     for part in load_run(run_folder).parts:
         if part.name == "attributes":
             continue
-        inputs = inputs_of(part, synthetic_faces(12, SIZE), len(NAMES))
+        inputs = inputs_of(part.name, synthetic_faces(12, SIZE), len(NAMES))
         programs, missing = programs_of(part, inputs, inputs, threads=1, device=torch.device("cpu"))
         names = [program.name for program in programs]
         assert names[0] == REFERENCE
@@ -59,7 +59,7 @@ def test_multiplications_are_counted_by_hand(run_folder: Path) -> None:
     encoder = [(16, 4, 3), (8, 8, 4), (4, 16, 8)]  # side of the output, channels out, channels in
     decoder = [(4, 16, 16), (8, 8, 16 + 8), (16, 3, 8)]  # side of the input, channels out, channels in
     expected = sum(2 * side**2 * out * into * 16 for side, out, into in encoder + decoder)
-    inputs = inputs_of(part, synthetic_faces(2, SIZE), len(NAMES))
+    inputs = inputs_of(part.name, synthetic_faces(2, SIZE), len(NAMES))
     assert flops_of(part, inputs) == expected
 
 
@@ -118,7 +118,7 @@ def test_the_command_writes_a_result(
 def test_only_some_programs_are_made(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     (part,) = (part for part in load_run(run_folder).parts if part.name == "restore")
-    inputs = inputs_of(part, synthetic_faces(12, SIZE), len(NAMES))
+    inputs = inputs_of(part.name, synthetic_faces(12, SIZE), len(NAMES))
     programs, missing = programs_of(
         part, inputs, inputs, threads=1, device=torch.device("cpu"), only=("int8, 2x2", "PyTorch fp32")
     )

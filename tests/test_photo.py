@@ -17,9 +17,9 @@ from benchmarks.latency.networks import flops_of
 from benchmarks.latency.onnx_flops import flops_per_face
 from benchmarks.latency.stages import STAGES, StageClock, spread, time_photo
 from benchmarks.schema import read_result
-from export.faces import synthetic_faces
+from export.faces import inputs_of, synthetic_faces
 from export.onnx_graph import to_onnx
-from export.run import inputs_of, load_run
+from export.run import load_run
 from runtime.pictures import read_picture
 from runtime.results import ProtectResult
 from runtime.shipped import default_bundle
@@ -68,7 +68,7 @@ def test_stages_add_up_to_the_total(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["protect", "restore"])
 def test_a_graph_counts_as_its_network_does(name: str, tmp_path: Path) -> None:
     (part,) = (part for part in load_run(save_run(tmp_path / "tiny")).parts if part.name == name)
-    inputs = inputs_of(part, synthetic_faces(2, SIZE), len(NAMES))
+    inputs = inputs_of(part.name, synthetic_faces(2, SIZE), len(NAMES))
     examples = {key: torch.from_numpy(values[:2]) for key, values in inputs.items()}
     graph = to_onnx(part.module, examples, [part.output], metadata={}).SerializeToString()
     assert flops_per_face(graph) == flops_of(part, inputs)

@@ -114,7 +114,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "another version": ({"flavour_version": "10.4.0"}, "the plan needs tensorrt 10.4.0; found 10.3.0"),
     "another plan": ({"plan_sha256": "0" * 64}, "the plan's SHA-256 differs: expected 0000"),
     "another bundle": ({"onnx_sha256": "0" * 64}, "the SHA-256 of the plan's ONNX file differs"),
-    "code for the processor": ({"version_compatible": True}, "build one without version_compatible"),
+    "code for the processor": ({"version_compatible": True}, "build one without --version-compatible"),
 }
 EDITS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown precision": ({"precision": "int4"}, "precision must be one of fp32, fp16, bf16, int8"),
@@ -148,6 +148,16 @@ def test_auto_takes_another_backend_for_a_plan_that_does_not_fit(
     assert gpu.loaded == [plan_of("attributes")]
 
 
+def test_code_for_the_processor_runs_if_the_user_allows_it(
+    gpu: FakeGpu, public_bundle: Bundle, engines: Path, tmp_path: Path
+) -> None:
+    edit(engines, version_compatible=True)
+    plans = ("--backend", "tensorrt", "--engines", engines, "--allow-host-code")
+    done = protect(public_bundle, tmp_path / "out.png", *plans)
+    assert done.exit_code == 0, done.output
+    assert sorted(gpu.loaded) == [plan_of("attributes"), plan_of("protect")]
+
+
 @pytest.mark.parametrize("backend", ["tensorrt", "auto"])
 def test_a_folder_without_plans_is_a_mistake(
     backend: str, gpu: FakeGpu, public_bundle: Bundle, tmp_path: Path
@@ -174,6 +184,7 @@ def test_without_the_library_the_extra_is_named_and_auto_goes_on(
     ("verb", "options", "message"),
     [
         ("protect", ("--backend", "tensorrt"), "--backend tensorrt needs --engines FOLDER"),
+        ("protect", ("--allow-host-code",), "--allow-host-code belongs to --backend tensorrt or auto"),
         ("protect", ("--engines", "."), "--engines belongs to --backend tensorrt or auto"),
         ("erase", ("--backend", "tensorrt"), "'tensorrt' is not one of 'auto', 'ort-cpu'"),
     ],

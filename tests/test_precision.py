@@ -119,7 +119,9 @@ def test_the_gate_judges_probabilities_by_their_own_bound() -> None:
     parity = compare("attributes", [expected], [expected + np.float32(0.005)])
     assert parity.within_one is None
     gate(parity, "fp16")
-    with pytest.raises(ParityError, match="attributes in fp32 is not the trained network on 2 faces"):
+    with pytest.raises(
+        ParityError, match="attributes is not the network it was made from, by the bounds of fp32 on 2 faces"
+    ):
         gate(parity, "fp32")
 
 

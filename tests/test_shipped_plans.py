@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from export.engine import EngineOptions
 from export.engines import COMPUTED, build_engines
+from export.faces import synthetic_faces
 from export.repository import main
 from runtime.authority import Secret, read_key_file, unseal_model
 from runtime.engine_sidecar import BatchProfile, read_engine
@@ -44,8 +45,11 @@ def test_the_shipped_restorer_builds_in_memory() -> None:
     key = Secret.from_key(read_key_file(bundle.folder / "demo.key"))
     engines = build_engines(
         {"restore": unseal_model(bundle, key)},
-        precision=bundle.manifest.precision,
-        max_batch=bundle.manifest.max_batch,
+        bundle.manifest,
         options=EngineOptions(flavour="tensorrt_rtx"),
+        faces=synthetic_faces(3, bundle.manifest.image_size),
     )
+    drift = engines["restore"].drift
+    assert drift is not None
+    assert 0 < drift.mean < 0.1, "a plan computes in float16, the bundle's file in float32"
     assert engines["restore"].sidecar.precision == COMPUTED[bundle.manifest.precision]

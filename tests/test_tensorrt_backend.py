@@ -148,7 +148,7 @@ def test_a_plan_that_is_not_the_described_one_never_reaches_tensorrt(
 
 def test_code_for_the_processor_runs_only_if_allowed(gpu: FakeGpu) -> None:
     sidecar = replace(SIDECAR, version_compatible=True)
-    with pytest.raises(BackendError, match="if you built the plan, allow it with allow_host_code"):
+    with pytest.raises(BackendError, match=r"if you built the plan, allow it \(--allow-host-code\)"):
         TensorRtBackend(PLAN, sidecar=sidecar)
     assert gpu.loaded == []
     with TensorRtBackend(PLAN, sidecar=sidecar, allow_host_code=True) as backend:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.faces import load_faces
-from export.run import inputs_of, load_run
+from export.faces import inputs_of, load_faces
+from export.run import load_run
 from training.probe import matrix_rate
 
 from ..common import as_click_errors, environment
@@ -61,7 +61,7 @@ def command(folder: Path, faces: Path, batch: int, calls: int, threads: int, out
     for part in run.parts:
         if part.name not in NETWORKS:
             continue
-        inputs = inputs_of(part, crops, len(run.attributes))
+        inputs = inputs_of(part.name, crops, len(run.attributes))
         timed = {name: values[:batch] for name, values in inputs.items()}
         graphs = int8_graphs(part, timed, {name: values[batch:] for name, values in inputs.items()})
         flops = flops_of(part, timed)

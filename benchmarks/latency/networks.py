@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.faces import load_faces
-from export.run import Part, inputs_of, load_run
+from export.faces import inputs_of, load_faces
+from export.run import Part, load_run
 from training.probe import matrix_rate
 
 from ..common import as_click_errors, environment
@@ -84,7 +84,7 @@ def command(
     for part in run.parts:
         if part.name not in NETWORKS:
             continue
-        inputs = inputs_of(part, crops, len(run.attributes))
+        inputs = inputs_of(part.name, crops, len(run.attributes))
         rest = {name: values[max(batches) :] for name, values in inputs.items()}
         with as_click_errors():
             programs, missing = programs_of(part, inputs, rest, threads=threads, device=where, only=only)

@@ -36,6 +36,8 @@ Function = Callable[[Inputs], NDArray]
 # The unrewritten graph in ONNX Runtime in float32: what every other program is compared with.
 REFERENCE = "ONNX Runtime fp32"
 
+_BATCHED = "2x2, branches batched"
+_JOINED = "2x2, branches batched, encoders joined"
 _EARLY = "2x2, mixed early"
 
 
@@ -67,8 +69,8 @@ def forms_of(part: Part) -> dict[str, nn.Module]:
         subpixel = cast(Generator, forms["2x2"].generator)
         twins = {
             "branches batched": BatchedBranches(generator),
-            "2x2, branches batched": BatchedBranches(subpixel),
-            "2x2, branches batched, encoders joined": BatchedBranches(subpixel, joined),
+            _BATCHED: BatchedBranches(subpixel),
+            _JOINED: BatchedBranches(subpixel, joined),
             _EARLY: EarlyMix(subpixel),
         }
         forms |= {name: ProtectExport(cast(Generator, twin)).eval() for name, twin in twins.items()}
@@ -122,8 +124,9 @@ def programs_of(
     makers["ONNX Runtime CUDA fp16-mixed, folded"] = ort(half, "cuda")
     precisions: tuple[Computing, ...] = ("fp32", "bf16")
     for precision in precisions:
-        for form in ("", "2x2", "3x3"):
-            makers[_named(f"OpenVINO {precision}", form)] = openvino(data[form], precision)
+        for form in ("", "2x2", "3x3", _BATCHED, _JOINED):
+            if form in data:  # a restorer has no twins
+                makers[_named(f"OpenVINO {precision}", form)] = openvino(data[form], precision)
         makers[f"OpenVINO int8 and {precision}, 2x2"] = openvino(int8["2x2"], precision)
     makers["OpenVINO int8 and bf16, 2x2, moved in int8"] = openvino(int8["2x2, moved in int8"], "bf16")
     for form, model in int8.items():

@@ -86,13 +86,16 @@ def _first_that_works(model: bytes, threads: int | None) -> Backend:
     return create_backend(last, model, threads=threads)
 
 
-def with_plans(name: str, folder: Path, *, threads: int | None = None) -> BackendFactory:
+def with_plans(
+    name: str, folder: Path, *, threads: int | None = None, allow_host_code: bool = False
+) -> BackendFactory:
     """Runs networks from their TensorRT plans, ``protect`` from ``folder/protect.plan``.
 
     Args:
         name: ``tensorrt``, or ``auto`` for another backend where the plan does not fit or cannot run.
         folder: of plans, as ``export.repository --tensorrt`` writes it.
         threads: CPU threads of the other backend.
+        allow_host_code: load version-compatible plans, see ``tensorrt.TensorRtBackend``.
 
     Returns:
         What a pipeline takes as its ``backend``. It raises ``BundleError`` if a file is missing or
@@ -105,7 +108,7 @@ def with_plans(name: str, folder: Path, *, threads: int | None = None) -> Backen
         raise BackendError(f"plans run on the backend {TENSORRT} or {AUTO}, found {name!r}")
     from .tensorrt import plans_in
 
-    plans = plans_in(folder)
+    plans = plans_in(folder, allow_host_code=allow_host_code)
     if name == TENSORRT:
         return plans
 

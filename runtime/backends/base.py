@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # the command line lists the backends before it needs NumPy
 Tensors: TypeAlias = "Mapping[str, NDArray]"
 
 
+# What to do about a network that loads and fails.
+FAILED = "try another backend, or fewer faces at once; if ort-cpu fails, too, the bundle is damaged"
+
+
 @runtime_checkable
 class Backend(Protocol):
     """One loaded network. Use it as a context manager, or close it.

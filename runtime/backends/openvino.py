@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..closing import Closing
 from ..errors import BackendError
 from ..subpixel import SubpixelForm
-from .base import Tensors, check_names, check_rows
+from .base import FAILED, Tensors, check_names, check_rows
 
 Computing = Literal["fp32", "bf16"]
 _TYPES = {"fp32": "f32", "bf16": "bf16"}
@@ -78,7 +78,9 @@ class OpenVinoBackend(Closing):
             if upsampling is not None:
                 replace_transposed(graph, upsampling)
         except Exception as error:  # as above
-            raise BackendError(f"OpenVINO cannot load the network: {error}") from error
+            raise BackendError(
+                f"OpenVINO cannot load the network: {error}; use ort-cpu, or update OpenVINO"
+            ) from error
         self.name = f"openvino-{precision}"
         self._core, self._options = core, options
         self._graph: Any = graph
@@ -108,7 +110,7 @@ class OpenVinoBackend(Closing):
             outputs = request.infer(batch)
             return [outputs[position].copy() for position in range(len(self._outputs))]
         except Exception as error:  # as above
-            raise BackendError(f"the network failed on {self.name}: {error}") from error
+            raise BackendError(f"the network failed on {self.name}: {error}; {FAILED}") from error
 
     def _program(self, batch: int) -> Any:
         """The inference request of one batch size."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..closing import Closing
 from ..errors import BackendError
-from .base import Tensors, check_names, check_rows
+from .base import FAILED, Tensors, check_names, check_rows
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -26,6 +26,8 @@ _GPU_STEPS = (
 _SPINNING = "session.intra_op.allow_spinning"
 
 logger = logging.getLogger(__name__)
+
+_BROKEN = "get the bundle again, or update ONNX Runtime"
 
 
 class OrtBackend(Closing):
@@ -71,7 +73,7 @@ class OrtBackend(Closing):
         try:
             session = ort.InferenceSession(model, options, providers=[p for p in asked if p in available])
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-            raise BackendError(f"ONNX Runtime cannot load the network: {error}") from error
+            raise BackendError(f"ONNX Runtime cannot load the network: {error}; {_BROKEN}") from error
         if (found := session.get_providers()[0]) != asked[0]:
             raise BackendError(
                 f"asked for {asked[0]}, ONNX Runtime gave {found}: its libraries could not be loaded; "
@@ -93,7 +95,7 @@ class OrtBackend(Closing):
         try:
             outputs = self._session.run(None, dict(inputs))
         except Exception as error:  # as above
-            raise BackendError(f"the network failed on {self.name}: {error}") from error
+            raise BackendError(f"the network failed on {self.name}: {error}; {FAILED}") from error
         return dict(zip(self._outputs, outputs, strict=True))
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from ..closing import Closing
 from ..engine_sidecar import EngineSidecar, read_engine
 from ..errors import BackendError, MissingExtraError
 from ..tensorrt_library import in_words, library_log, load_tensorrt
-from .base import BackendFactory, Tensors, check_names, check_rows
+from .base import FAILED, BackendFactory, Tensors, check_names, check_rows
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class TensorRtBackend(Closing):
         if sidecar.version_compatible and not allow_host_code:
             raise BackendError(
                 "the plan is version-compatible and so carries code for the processor, run only if allowed; "
-                "if you built the plan, allow it with allow_host_code, else build one without "
-                "version_compatible"
+                "if you built the plan, allow it (--allow-host-code), else build one without "
+                "--version-compatible"
             )
         try:
             self._cuda_context, architecture = _open_gpu(self._cuda, device)
@@ -165,7 +165,7 @@ class TensorRtBackend(Closing):
             buffer = self._buffer((self._batch.max, *shape), dtype)
             (self._inputs if is_input else self._outputs)[name] = buffer
             if not self._context.set_tensor_address(name, int(buffer.device)):
-                raise BackendError(f"{self.name} refuses the memory for the tensor {name!r}")
+                raise BackendError(f"{self.name} refuses the memory for the tensor {name!r}; {FAILED}")
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype) -> _Buffer:
         host = self._cuda.pagelocked_empty(shape, dtype)
@@ -223,7 +223,7 @@ class TensorRtBackend(Closing):
             if not self._context.set_input_shape(name, part.shape):
                 raise BackendError(f"{self.name} refuses {part.shape} for {name!r}: {in_words(errors)}")
         if not self._context.execute_async_v3(self._stream.handle):
-            raise BackendError(f"the network failed on {self.name}: {in_words(errors)}")
+            raise BackendError(f"the network failed on {self.name}: {in_words(errors)}; {FAILED}")
         for buffer in self._outputs.values():
             self._cuda.memcpy_dtoh_async(buffer.host[:rows], buffer.device, self._stream)
 

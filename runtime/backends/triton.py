@@ -227,7 +227,7 @@ class TritonBackend(Closing):
             case Failure.LATE:
                 return f"{url} gave no answer within {deadline_s:g} s; try again, or with a longer --deadline"
             case Failure.REFUSED:
-                return f"{url} refused {self._network!r}: {error}"
+                return f"{url} refused {self._network!r}: {error}; its log says more"
 
     def close(self) -> None:
         """See ``Backend.close``."""

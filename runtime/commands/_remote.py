@@ -30,6 +30,7 @@ _SERVERS = {
 _BELONGS = {
     **{name: (option, (TRITON,)) for name, option in (*_SERVERS.items(), ("in_flight", "--in-flight"))},
     "engines": ("--engines", (TENSORRT, AUTO)),
+    "allow_host_code": ("--allow-host-code", (TENSORRT, AUTO)),
 }
 
 
@@ -44,18 +45,30 @@ def backend_options(command: Command, *, plans: bool = False) -> Command:
     """
 
     @functools.wraps(command)
-    def gather(*, backend: str, in_flight: int, engines: Path | None = None, **rest: Any) -> Any:
+    def gather(
+        *,
+        backend: str,
+        in_flight: int,
+        engines: Path | None = None,
+        allow_host_code: bool = False,
+        **rest: Any,
+    ) -> Any:
         settings = {name: rest.pop(name) for name in _SERVERS}
         _refuse_others_options(backend)
         if backend == TRITON:
             return command(backend=_server(**settings), in_flight=in_flight, **rest)
         chosen: Any = backend
         if backend == TENSORRT or (backend == AUTO and engines is not None):
-            chosen = _plans(backend, engines, rest["threads"])
+            chosen = _plans(backend, engines, rest["threads"], allow_host_code)
         return command(backend=chosen, in_flight=1, **rest)
 
     decorated: Any = gather
     if plans:
+        decorated = click.option(
+            "--allow-host-code",
+            is_flag=True,
+            help="Load version-compatible plans too: they run code on the processor; only plans you built.",
+        )(decorated)
         decorated = click.option(
             "--engines",
             type=_FILE,
@@ -140,13 +153,13 @@ def _refuse_others_options(backend: str) -> None:
             raise click.UsageError(f"{option} belongs to --backend {' or '.join(owners)}")
 
 
-def _plans(backend: str, folder: Path | None, threads: int | None) -> BackendFactory:
+def _plans(backend: str, folder: Path | None, threads: int | None, allow_host_code: bool) -> BackendFactory:
     if folder is None:
         raise click.UsageError(
             f"--backend {TENSORRT} needs --engines FOLDER, the folder engines/ that this makes: "
             "python -m export.repository --tensorrt ..."
         )
-    return with_plans(backend, folder, threads=threads)
+    return with_plans(backend, folder, threads=threads, allow_host_code=allow_host_code)
 
 
 def _server(*, url: str | None, deadline: float, **rest: Any) -> Any:

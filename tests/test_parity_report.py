@@ -1,0 +1,213 @@
+"""Where an export is compared, and the record of it: ``parity.json``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from onnx import ModelProto, numpy_helper
+
+from export import comparison, engines, repository
+from export.build import main
+from export.faces import PARITY_FACES, synthetic_faces
+from export.mixed import to_fp16
+from export.parity import Run, in_backend
+from export.parity_report import PARITY_NAME, ParityReport, read_report
+from export.recipe import CALIBRATION_FACES
+from runtime import shipped
+from runtime.errors import BundleError
+from runtime.manifest import open_bundle
+from runtime.shipped import default_bundle
+
+from .tiny_run import SIZE, save_run
+
+
+def build(*options: object) -> Result:
+    return CliRunner().invoke(main, [str(option) for option in options])
+
+
+def computes_in_bf16() -> bool:
+    openvino = pytest.importorskip("openvino")
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("faces") / "crops.npy"
+    np.save(path, synthetic_faces(PARITY_FACES + CALIBRATION_FACES, SIZE))
+    return path
+
+
+def test_the_report_lies_beside_the_bundles_and_reads_back(
+    run_folder: Path, faces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = build("--run", run_folder, "--out", out, "--fp16", "--demo", "--faces", faces)
+    assert result.exit_code == 0, result.output
+    public = open_bundle(out / "public")
+    report = read_report(public)
+    assert report.to_json() + "\n" == (out / PARITY_NAME).read_text()
+    assert report.models == {name: model.sha256 for name, model in public.manifest.models.items()}
+    assert report.config_sha256 == public.manifest.training["config_sha256"]
+    assert report.faces == "48 faces of crops.npy", "a path of this machine concerns nobody"
+    assert report.not_measured == ""
+    networks = {(c.program, c.bounds): [n.network for n in c.networks] for c in report.comparisons}
+    trained = ["protect", "attributes", "restore"]
+    expected = {("ort-cpu", "fp16"): ["onet"], ("ort-cpu", "fp32"): ["pnet"]}
+    assert next(c.program for c in report.comparisons if c.task is not None) == "ort-cpu"
+    first, second = report.comparisons[:2]
+    assert [n.network for n in first.networks] == trained
+    assert first.bounds == "fp16"
+    assert networks.items() >= expected.items()
+    if computes_in_bf16():
+        assert (second.program, second.bounds) == ("openvino-bf16", "bf16-mixed")
+        assert [n.network for n in second.networks] == trained
+        assert second.task is not None
+        assert second.networks[0].mean > first.networks[0].mean
+        assert report.missing == {}
+
+
+def test_a_backend_that_is_not_there_is_said_and_a_demanded_one_is_an_error(
+    run_folder: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    out = tmp_path / "out"
+    options = ("--run", run_folder, "--demo", "--faces", faces)
+    result = build(*options, "--out", out, "--fp16")
+    assert result.exit_code == 0, result.output
+    assert "Not compared in openvino-bf16: OpenVINO is not installed" in result.output
+    missing = read_report(open_bundle(out / "public")).missing
+    assert missing.keys() == {"openvino-bf16"}
+    result = build(*options, "--out", tmp_path / "int8", "--precision", "int8")
+    assert result.exit_code == 1
+    assert "int8 is compared in openvino-fp32, which is not there: OpenVINO is not insta" in result.output
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize(("backend", "bounds"), [("ort-cpu", "fp16"), ("openvino-bf16", "bf16-mixed")])
+def test_every_backend_has_its_gate(
+    backend: str, bounds: str, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "openvino-bf16" and not computes_in_bf16():
+        pytest.skip("this CPU does not compute in bf16")
+
+    def off_there(network: str, model: bytes, where: str) -> Run:
+        run = in_backend(network, model, where)
+        if (network, where) != ("restore", backend):
+            return run
+        return lambda inputs: [255 - output for output in run(inputs)]
+
+    monkeypatch.setattr(comparison, "in_backend", off_there)
+    result = build("--run", run_folder, "--out", tmp_path / "out", "--fp16")
+    assert result.exit_code == 1
+    assert f"restore is not the network it was made from, by the bounds of {bounds}" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def off(model: ModelProto) -> ModelProto:
+    """In half precision, and wrong."""
+    half = to_fp16(model)
+    for tensor in half.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim == 4:
+            tensor.CopyFrom(numpy_helper.from_array(1.1 * values.astype(np.float16), tensor.name))
+    return half
+
+
+def test_the_graph_of_a_plan_is_compared_with_the_bundles_file(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle, plans = tmp_path / "bundle", ("--tensorrt", "tensorrt_rtx")
+    result = build("--run", run_folder, "--out", bundle, "--fp16", "--demo", *plans)
+    assert result.exit_code == 0, result.output
+    assert "built of a graph that computes in fp16: largest difference" in result.output
+    last = read_report(open_bundle(bundle / "public")).comparisons[-1]
+    assert (last.program, last.bounds) == ("ort-cpu, the graphs of the plans", "fp16-mixed")
+    assert [n.network for n in last.networks] == ["protect", "attributes"]
+
+    monkeypatch.setattr(engines, "to_fp16", off)
+    message = "no plan of 'protect': protect is not the network it was made from, by the bounds of fp16-mixed"
+    result = build("--run", run_folder, "--out", tmp_path / "out", "--fp16", "--demo", *plans)
+    assert (result.exit_code, message in result.output) == (1, True), result.output
+    command = ["--bundle", str(bundle), "--out", str(tmp_path / "out"), *plans]
+    result = CliRunner().invoke(repository.main, command)
+    assert (result.exit_code, message in result.output) == (1, True), result.output
+    assert not (tmp_path / "out").exists()
+
+
+# The shipped report.
+
+
+def test_the_shipped_report_tells_of_the_shipped_networks_and_is_shown(tmp_path: Path) -> None:
+    report = read_report(open_bundle(default_bundle("public")))
+    assert report.not_measured == ""
+    assert {c.program for c in report.comparisons} >= {"ort-cpu", "openvino-bf16"}
+    result = build("--fp16", "--out", tmp_path / "served")
+    assert result.exit_code == 0, result.output
+    assert f"Drift of the exported networks on {report.faces}" in result.output
+    assert "SSIM of the two protected, least" in result.output
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "other networks": (
+        lambda raw: raw["models"].update(protect="0" * 64),
+        r"to tell of the bundle's networks, found other hashes; export the run again",
+    ),
+    "a comparison of nothing": (
+        lambda raw: raw.update(comparisons=3),
+        r"parity\.json has a missing, unknown or malformed field",
+    ),
+    "no networks": (
+        lambda raw: raw["comparisons"][0].pop("networks"),
+        r"malformed field: 'networks'",
+    ),
+    "one more field": (
+        lambda raw: raw["comparisons"][0]["task"].update(colour="red"),
+        r"malformed field: .*'colour'",
+    ),
+    "another format": (lambda raw: raw.pop("format"), "expected parity.json in the format erasablemask-p"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_report_is_refused_and_nothing_is_written(
+    edit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, message = EDITS[edit]
+    copy = shutil.copytree(default_bundle("public").parent, tmp_path / "compact")
+    monkeypatch.setattr(shipped, "default_bundle", lambda role: copy / role)
+    path = copy / PARITY_NAME
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match=message):
+        read_report(open_bundle(copy / "public"))
+    result = build("--fp16", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "Nothing was written." in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    copy = shutil.copytree(default_bundle("public").parent, tmp_path / "compact")
+    (copy / PARITY_NAME).unlink()
+    with pytest.raises(BundleError, match=r"cannot read .*parity\.json: No such file"):
+        read_report(open_bundle(copy / "public"))
+
+
+def test_malformed_json_is_no_report() -> None:
+    with pytest.raises(BundleError, match=r"parity\.json is not valid JSON"):
+        ParityReport.from_json("{")
