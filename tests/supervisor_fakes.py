@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.closing import Closing
 from runtime.errors import CertificateError, ServingError
 from runtime.manifest import ModelFile, TensorSpec
+from runtime.serving.ending import Door
 from runtime.serving.repository import ServedModel
 from runtime.serving.settings import ServerSettings
 from runtime.serving.staging import StagedRepository
@@ -106,13 +106,21 @@ class FakeServer:
         return 0
 
 
-class FakeDoor(Closing):
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
+class FakeDoor(Door):
+    """Closes when nothing is in flight, or when it is cut."""
+
+    def __init__(self, log: list[str], idle: threading.Event) -> None:
+        self.log, self.idle = log, idle
         log.append("open")
 
     def close(self) -> None:
         self.log.append("close")
+        assert self.idle.wait(5)
+        self.log.append("closed")
+
+    def cut(self) -> None:
+        self.log.append("cut")
+        self.idle.set()
 
 
 class Scene:
@@ -140,7 +148,10 @@ class Scene:
         self.processes: list[FakeProcess] = []
         self.server = FakeServer()
         self.events: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
+        self.doors = 1
         self.door_log: list[str] = []
+        self.idle = threading.Event()
+        self.idle.set()
         self.next_process: Callable[[], FakeProcess] = FakeProcess
         self.renewals = 0
         self.bad_certificate = False
@@ -163,7 +174,7 @@ class Scene:
             server=self.server,
             reopen=lambda: self.models,
             renew=self.renew,
-            doors=[lambda: FakeDoor(self.door_log)],
+            doors=self.doors * [lambda: FakeDoor(self.door_log, self.idle)],
             events=self.events,
         )
 
@@ -184,7 +195,7 @@ class Scene:
 
     def ready(self) -> None:
         self.start()
-        self.wait_for(lambda: self.door_log == ["open"])
+        self.wait_for(lambda: self.door_log == self.doors * ["open"])
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> Any:
         self.events.put(number)

@@ -421,6 +421,22 @@ def test_what_outlasts_the_drain_is_cut_off_and_recorded(path: Path) -> None:
     assert [record["outcome"] for record in records(path)] == ["failed"]
 
 
+def test_what_is_cut_off_while_the_door_closes_is_recorded(path: Path) -> None:
+    with open_door(path, drain_s=30) as (door, fake, _), connect(door.port, CLERK) as stub:
+        fake.let_go.clear()
+        (call,) = in_background(stub, 1)
+        assert fake.arrived.acquire(timeout=TIMEOUT_S)
+        closing = threading.Thread(target=door.close)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        door.cut()
+        closing.join(TIMEOUT_S)
+        assert not closing.is_alive()
+        refused(call.result)
+    assert [record["outcome"] for record in records(path)] == ["failed"]
+
+
 def test_triton_that_comes_back_is_found_again(path: Path) -> None:
     with open_door(path) as (door, fake, _), connect(door.port, CLERK) as stub:
         infer(stub)

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -380,6 +381,21 @@ def test_closing_does_not_wait_for_ever(fake: FakeTriton) -> None:
         door.close()
         assert refused(future.result)[0] in (Status.CANCELLED, Status.UNAVAILABLE)
         assert fake.cancelled.wait(TIMEOUT_S)
+
+
+def test_what_is_in_flight_can_be_cut_off_while_the_door_closes(fake: FakeTriton) -> None:
+    fake.let_go.clear()
+    door = door_to(fake, drain_s=30).start()
+    with channel_to(door) as channel, ThreadPoolExecutor(1) as pool:
+        future = in_background(channel)
+        assert fake.arrived.acquire(timeout=TIMEOUT_S)
+        closing = pool.submit(door.close)
+        with pytest.raises(TimeoutError):
+            closing.result(0.2)
+        door.cut()
+        closing.result(TIMEOUT_S)
+        assert refused(future.result)[0] in (Status.CANCELLED, Status.UNAVAILABLE)
+    door.cut()
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:70000", "127.0.0.1:-1", "127.0.0.1:http"])

@@ -10,6 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -378,6 +380,28 @@ def test_closing_waits_for_requests_in_flight(fake: FakeTriton) -> None:
         fake.pause_s = 0.0
 
 
+def test_what_is_in_flight_can_be_cut_off_while_the_door_closes(fake: FakeTriton) -> None:
+    """A request that waits for Triton, and one whose body has not arrived."""
+    fake.pause_s = 3.0
+    door = HttpDoor({"protect": ECHO}, max_batch=MAX_BATCH, upstream_port=fake.http_port, port=0).start()
+    body = json.dumps(honest()).encode()
+    try:
+        with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
+            for sent in (body, body[:9]):
+                connection = socket.create_connection(("127.0.0.1", door.port), timeout=5)
+                opened.enter_context(connection).sendall(head(f"Content-Length: {len(body)}") + sent)
+            wait_until(lambda: len(door._answering) == 2)
+            closing = pool.submit(door.close)
+            with pytest.raises(TimeoutError):
+                closing.result(0.2)
+            door.cut()
+            closing.result(2)
+            assert connection.recv(1) == b""
+        door.cut()
+    finally:
+        fake.pause_s = 0.0
+
+
 def test_a_client_that_vanishes_does_no_harm(fake: FakeTriton, door: HttpDoor) -> None:
     fake.pause_s = 0.3
     body = json.dumps(honest()).encode()
@@ -406,14 +430,24 @@ def test_a_server_that_does_not_answer_is_given_up(fake: FakeTriton) -> None:
         fake.pause_s = 0.0
 
 
-def test_too_many_large_bodies_are_busy(door: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_until(lambda: door._held_bytes == 0)
-    monkeypatch.setattr(door, "_limit", 1000)
+def test_bodies_that_fill_the_memory_are_busy(door: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what has arrived counts: an announcement costs nothing, and so it locks nobody out."""
+    wait_until(lambda: door._room.taken == 0)
+    monkeypatch.setattr(door._room, "limit", 1000)
     with socket.create_connection(("127.0.0.1", door.port), timeout=5) as connection:
-        connection.sendall(head("Content-Length: 900") + b"{")
-        wait_until(lambda: door._held_bytes == 900)
+        connection.sendall(head("Content-Length: 1000") + b"{")
+        wait_until(lambda: door._room.taken == 1)
+        assert send(door, honest())[0] == 200
+        connection.sendall(b" " * 998)
+        wait_until(lambda: door._room.taken == 999)
         assert send(door, honest())[0] == 503
-    wait_until(lambda: door._held_bytes == 0)
+    wait_until(lambda: door._room.taken == 0)
+    assert send(door, honest())[0] == 200
+
+
+def test_a_body_that_is_alone_always_has_room(door: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_until(lambda: door._room.taken == 0)
+    monkeypatch.setattr(door._room, "limit", 1)
     assert send(door, honest())[0] == 200
 
 

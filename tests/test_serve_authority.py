@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -65,12 +66,16 @@ class Served:
         """For ``erase``."""
         return ["--backend", "triton", "--url", f"grpcs://{self.server.url}"]
 
+    def channel(self) -> grpc.Channel:
+        """Of the client ``clerk``."""
+        ca, certificate, key = (self.files.folder / name for name in ("ca.pem", "clerk.pem", "clerk.key"))
+        credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in (ca, key, certificate)))
+        return grpc.secure_channel(self.server.url, credentials, [("grpc.use_local_subchannel_pool", 1)])
+
     @contextmanager
     def connect(self) -> Iterator[Callable[..., NDArray]]:
         """The client ``clerk``: restores the faces of a seed."""
-        ca, certificate, key = (self.files.folder / name for name in ("ca.pem", "clerk.pem", "clerk.key"))
-        credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in (ca, key, certificate)))
-        with grpc.secure_channel(self.server.url, credentials, [("grpc.use_local_subchannel_pool", 1)]) as on:
+        with self.channel() as on:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(on)
 
             def restore(seed: int, count: int = 1) -> NDArray:
@@ -488,3 +493,18 @@ def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path, bundle: P
             assert files_holding(needle[5000:5064], place, served.started) == []
         shutil.rmtree(folder.parent)
         assert served.audit()[-1]["outcome"] == "restored"
+
+
+def test_junk_is_refused_and_leaves_only_json_in_the_log(served: Served) -> None:
+    """Bytes that are no message, from a client with a certificate and from one without TLS."""
+    with served.channel() as on, pytest.raises(grpc.RpcError):
+        on.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff no message", timeout=30)
+    with socket.create_connection(("127.0.0.1", served.server.ports["grpc"]), timeout=5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        connection.settimeout(5)
+        with suppress(OSError):
+            connection.recv(64)
+    with served.connect() as restore:
+        assert restore(0).shape == (1, 128, 128, 3)
+    lines = served.server.log().splitlines()
+    assert all(json.loads(line)["message"] for line in lines)

@@ -103,12 +103,22 @@ def test_a_server_that_is_not_there_is_not_ready() -> None:
             server.load("protect", timeout_s=1)
 
 
-def test_logs_go_to_stderr_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_go_to_stderr_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of libraries too, in the same form."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
     log_to_stderr("text")
     log_to_stderr("json")
     logging.getLogger("runtime.serving.x").info("hello")
     logging.getLogger("runtime.serving.x").debug("too much")
+    logging.getLogger("grpc._server").info("too much, too")
+    try:
+        raise ValueError("junk")
+    except ValueError:
+        logging.getLogger("grpc._server").exception("no message")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.count("\n") == 1
-    assert '"message": "hello"' in err
+    first, second = map(json.loads, err.splitlines())
+    assert (first["logger"], first["message"]) == ("runtime.serving.x", "hello")
+    assert (second["logger"], second["level"]) == ("grpc._server", "error")
+    assert "ValueError: junk" in second["exception"]

@@ -37,7 +37,7 @@ def test_a_signal_closes_the_doors_then_the_server_whose_status_is_the_result(
     assert scene.processes[0].hidden == 1
     assert scene.end(number) == 0
     assert scene.processes[0].signals == [signal.SIGTERM]
-    assert scene.door_log == ["open", "close"]
+    assert scene.door_log == ["open", "close", "closed"]
 
 
 def test_a_server_that_does_not_end_is_killed(scene: Scene) -> None:
@@ -45,6 +45,46 @@ def test_a_server_that_does_not_end_is_killed(scene: Scene) -> None:
     scene.processes[0].deaf = True
     scene.events.put(signal.SIGTERM)
     assert scene.end(signal.SIGTERM) == 137
+
+
+def test_doors_close_together_and_the_server_ends_after_them(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, drain_s=30)
+    scene.doors = 2
+    scene.idle.clear()
+    scene.ready()
+    scene.events.put(signal.SIGTERM)
+    scene.wait_for(lambda: scene.door_log[2:] == ["close", "close"])
+    time.sleep(0.3)
+    assert scene.processes[0].signals == [], "it answers what is in flight"
+    scene.idle.set()
+    scene.thread.join(5)
+    assert scene.result == 0
+    assert scene.door_log[4:] == ["closed", "closed"]
+    assert scene.processes[0].signals == [signal.SIGTERM]
+
+
+def test_a_second_signal_cuts_off_what_is_in_flight_at_the_doors(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, drain_s=30)
+    scene.idle.clear()
+    scene.ready()
+    scene.events.put(signal.SIGTERM)
+    scene.wait_for(lambda: "close" in scene.door_log)
+    began_s = time.monotonic()
+    assert scene.end(signal.SIGINT) == 137
+    assert scene.door_log == ["open", "close", "cut", "closed"]
+    assert time.monotonic() - began_s < 10, "thirty seconds of draining were left"
+
+
+def test_the_time_for_doors_and_server_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A door that takes all of it leaves none to the server."""
+    monkeypatch.setattr("runtime.serving.ending._GRACE_S", 0.2)
+    scene = Scene(tmp_path)
+    scene.idle.clear()
+    scene.ready()
+    scene.processes[0].deaf = True
+    assert scene.end() == 137
+    assert scene.door_log == ["open", "close", "cut", "closed"]
+    assert scene.processes[0].signals == []
 
 
 def test_a_first_start_that_fails_is_an_error(scene: Scene) -> None:
@@ -86,7 +126,7 @@ def test_a_server_that_dies_is_started_again_with_growing_pauses(
         scene.processes[-1].exit = 139
     scene.wait_for(lambda: len(scene.processes) == 4)
     assert scene.end() == 0
-    assert scene.door_log == ["open", "close"]
+    assert scene.door_log == ["open", "close", "closed"]
     pauses = [record.getMessage() for record in caplog.records if "restarting" in record.getMessage()]
     assert pauses == [f"restarting the server in {pause} s" for pause in ("0.2", "0.4", "0.5")]
     assert "the server ended with status 139: the last error" in caplog.text
@@ -114,7 +154,7 @@ def test_a_signal_between_two_lives_ends_it_with_the_servers_status(tmp_path: Pa
     scene.processes[0].exit = 139
     scene.wait_for(lambda: scene.processes[0].ended)
     assert scene.end() == 139
-    assert scene.door_log == ["open", "close"]
+    assert scene.door_log == ["open", "close", "closed"]
 
 
 def test_a_model_whose_process_died_is_loaded_again_at_once(tmp_path: Path) -> None:

@@ -131,14 +131,13 @@ def test_what_the_server_refuses_is_not_repeated(fake: FakeTriton, way: str) -> 
     assert len(fake.requests) == 1
 
 
-def test_the_deadline_holds_and_the_server_is_told(fake: FakeTriton, way: str) -> None:
+def test_the_deadline_holds(fake: FakeTriton, way: str) -> None:
     fake.pause_s = 1.0
     with connect(fake, way, deadline_s=0.3) as backend:
         start_s = time.monotonic()
         with pytest.raises(BackendError, match=r"no answer within 0\.3 s; .*--deadline"):
             backend.run(pair(1))
         assert time.monotonic() - start_s < 0.9
-        assert 0 < fake.requests[0][2]["timeout"] <= 300_000
         fake.pause_s = 0
         assert backend.run(pair(1))["sum"].shape == (1, 2)
 

@@ -19,7 +19,6 @@ from cryptography.x509.oid import NameOID
 
 from runtime.backends.triton import TritonServer
 from runtime.errors import BackendError
-from runtime.serving.http_door import HttpDoor
 
 from .triton_fakes import FakeTriton, manifest_of, model, tensor
 
@@ -79,7 +78,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def urls(authority: Authority) -> Iterator[dict[str, str]]:
-    """gRPC from the fake itself, HTTPS from the door before it; both demand a certificate."""
+    """Both demand a certificate."""
     certificate, key = authority.issue("server")
     credentials = grpc.ssl_server_credentials(
         [(key.read_bytes(), certificate.read_bytes())], authority.ca.read_bytes(), require_client_auth=True
@@ -87,14 +86,8 @@ def urls(authority: Authority) -> Iterator[dict[str, str]]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.ca)
     context.load_cert_chain(certificate, key)
     context.verify_mode = ssl.CERT_REQUIRED
-    with (
-        FakeTriton(MODELS, credentials) as fake,
-        HttpDoor({"protect": ENTRY}, max_batch=8, upstream_port=fake.http_port, port=0, tls=context) as door,
-    ):
-        yield {
-            "grpcs": f"grpcs://127.0.0.1:{fake.grpc_port}",
-            "https": f"https://127.0.0.1:{door.port}",
-        }
+    with FakeTriton(MODELS, credentials, context) as fake:
+        yield {"grpcs": fake.url("grpcs"), "https": fake.url("https")}
 
 
 @pytest.fixture(params=["grpcs", "https"])

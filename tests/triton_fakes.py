@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -107,15 +108,17 @@ class FakeTriton:
         pause_s: how long an inference takes.
         allows_memory: whether shared memory may be registered.
         credentials: for gRPC with TLS, None for in the clear.
+        tls: the same for HTTP.
     """
 
     def __init__(
         self,
         models: Mapping[str, tuple[ModelFile, Network]],
         credentials: grpc.ServerCredentials | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.models = dict(models)
-        self.credentials = credentials
+        self.credentials, self.tls = credentials, tls
         self.faults: deque[tuple[str, str]] = deque()
         self.requests: list[tuple[str, Mapping[str, NDArray], Mapping[str, Any]]] = []
         self.pause_s = 0.0
@@ -132,6 +135,10 @@ class FakeTriton:
         self._grpc.start()
         handler = type("Handler", (_Handler,), {"fake": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        if self.tls is not None:
+            self._http.socket = self.tls.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._http.daemon_threads = True
         self._http.handle_error = lambda *_: None  # clients of these tests vanish
         self.http_port = self._http.server_address[1]
@@ -144,7 +151,7 @@ class FakeTriton:
         self._http.server_close()
 
     def url(self, scheme: str) -> str:
-        return f"{scheme}://127.0.0.1:{self.grpc_port if scheme == 'grpc' else self.http_port}"
+        return f"{scheme}://127.0.0.1:{self.grpc_port if scheme.startswith('grpc') else self.http_port}"
 
     def infer(
         self, name: str, inputs: Mapping[str, NDArray], parameters: Mapping[str, Any]

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from runtime.backends import DEFAULT_BACKEND, Backend, create_backend
+from runtime.backends.triton_wire import DATA_TYPES
 from runtime.manifest import ModelFile, open_bundle
 
 from ..common import as_click_errors
 
-DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 HEADER_LENGTH = "inference-header-content-length"
 
 

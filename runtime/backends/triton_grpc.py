@@ -105,14 +105,12 @@ class GrpcTransport(Closing):
         return self._library.InferInput(name, list(values.shape), DATA_TYPES[values.dtype.name])
 
     def _infer(self, network: str, tensors: list[Any], wanted: list[Any], timeout_s: float) -> Any:
-        """The server's own timeout takes the request out of its queue once nobody waits for it."""
         return self._call(
             self._client.infer,
             network,
             tensors,
             outputs=wanted,
             client_timeout=timeout_s,
-            timeout=max(int(timeout_s * 1e6), 1),
         )
 
     def _register(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:

@@ -73,8 +73,6 @@ class HttpTransport(Closing):
         body, header_length = self._library.InferenceServerClient.generate_request_body(
             tensors,
             outputs=[self._library.InferRequestedOutput(spec.name) for spec in outputs],
-            # Takes the request out of the server's queue once nobody waits for it.
-            timeout=max(int(timeout_s * 1e6), 1),
         )
         headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(header_length)}
         answer, body = self._send("POST", f"/v2/models/{network}/infer", body, headers, timeout_s)

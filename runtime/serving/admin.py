@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..backends.triton_wire import DATA_TYPES
 from ..closing import Closing
 from ..errors import MissingExtraError, ServingError
 from .endpoint import Endpoint
@@ -13,7 +14,6 @@ from .endpoint import Endpoint
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TRITON_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 CALL_TIMEOUT_S = 5.0
 _CHANNEL = [
     # A server that restarts is looked for at once, not after gRPC's own growing pauses.
@@ -87,7 +87,7 @@ class Admin(Closing):
         """
         tensors = []
         for name, values in inputs.items():
-            tensor = self._triton.InferInput(name, values.shape, TRITON_TYPES[values.dtype.name])
+            tensor = self._triton.InferInput(name, values.shape, DATA_TYPES[values.dtype.name])
             tensor.set_data_from_numpy(values)
             tensors.append(tensor)
         with self._errors(f"infer with {model}"):

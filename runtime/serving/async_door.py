@@ -6,15 +6,16 @@ import asyncio
 import logging
 import threading
 from abc import abstractmethod
+from contextlib import suppress
 from typing import Self
 
-from ..closing import Closing
 from ..errors import ServingError
+from .ending import Door
 
 logger = logging.getLogger(__name__)
 
 
-class AsyncDoor(Closing):
+class AsyncDoor(Door):
     """Runs ``_serve`` from ``start`` to ``close``. A context manager that starts it.
 
     Args:
@@ -26,14 +27,15 @@ class AsyncDoor(Closing):
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._at_once: asyncio.Event | None = None
 
     @abstractmethod
     def _check_installed(self) -> None:
         """Raises ``MissingExtraError`` if a library is missing."""
 
     @abstractmethod
-    async def _serve(self, opened: threading.Event, stop: asyncio.Event) -> None:
-        """Listens, sets ``opened``, and after ``stop`` waits for the requests in flight."""
+    async def _serve(self, opened: threading.Event, stop: asyncio.Event, at_once: asyncio.Event) -> None:
+        """Listens, sets ``opened``, after ``stop`` waits for the requests in flight, until ``at_once``."""
 
     def start(self) -> Self:
         """Listens; returns the door itself when its port is open.
@@ -66,6 +68,12 @@ class AsyncDoor(Closing):
         self._thread.join()
         self._thread = None
 
+    def cut(self) -> None:
+        """See ``Door.cut``."""
+        if self._loop is not None and self._at_once is not None:
+            with suppress(RuntimeError):  # it has closed already
+                self._loop.call_soon_threadsafe(self._at_once.set)
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -81,5 +89,5 @@ class AsyncDoor(Closing):
             opened.set()
 
     async def _until_stopped(self, opened: threading.Event) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        await self._serve(opened, self._stop)
+        self._loop, self._stop, self._at_once = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        await self._serve(opened, self._stop, self._at_once)

@@ -46,15 +46,13 @@ class Chain:
 
     Attributes:
         head: the last record's number and hash.
-        good_bytes: length of the log up to the end of its last record.
-        torn: unfinished bytes after that, empty in a log that was closed properly.
+        torn: unfinished bytes after the last record, empty in a log that was closed properly.
         recovered: sequence numbers of the recovery records, each behind an unfinished write.
         clock_went_back: sequence numbers of records that are dated before the one in front of them.
         last: the last record.
     """
 
     head: Head
-    good_bytes: int
     torn: bytes
     recovered: tuple[int, ...]
     clock_went_back: tuple[int, ...]
@@ -119,7 +117,6 @@ class _Reader:
         self._after = after
         self._seen = seen
         self._last: Record | None = None
-        self._good_bytes = 0
         self._open = b""
         self._complaint = ""
         self._recovered: list[int] = []
@@ -138,7 +135,6 @@ class _Reader:
             self._went_back.append(record["sequence"])
         if record["event"] == RECOVERY:
             self._recovered.append(record["sequence"])
-        self._good_bytes += len(self._open) + len(line)
         self._last, self._open, self._complaint = record, b"", ""
         if self._seen is not None:
             self._seen(record)
@@ -205,7 +201,6 @@ class _Reader:
             raise AuditError(self._complaint or "the log is empty: its first record is missing")
         return Chain(
             head=Head(self._last["sequence"], self._last["hash"]),
-            good_bytes=self._good_bytes,
             torn=self._open,
             recovered=tuple(self._recovered),
             clock_went_back=tuple(self._went_back),

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..closing import Closing
 from ..errors import MissingExtraError, ServingError
 from .audit import AuditLog
 from .authority_request import Contract, check_model
@@ -21,6 +20,7 @@ from .authority_restore import Restoring, client_of
 from .certificate_maker import EphemeralTls
 from .certificates import ServerCertificates
 from .clients import ClientPolicy
+from .ending import Door
 from .grpc_checks import RefusedError
 from .grpc_options import SERVICE, server_options, upstream_options
 
@@ -57,7 +57,7 @@ class DoorSettings:
     drain_s: float = 30.0
 
 
-class AuthorityDoor(Closing):
+class AuthorityDoor(Door):
     """The door, open from the start until ``close``, which waits for what is running.
 
     Args:
@@ -112,6 +112,10 @@ class AuthorityDoor(Closing):
         self._server.stop(self._settings.drain_s).wait(self._settings.drain_s + _CLOSING_S)
         self._threads.shutdown(wait=True)
         self._channel.close()
+
+    def cut(self) -> None:
+        """See ``Door.cut``; what is cut off is still recorded."""
+        self._server.stop(0)
 
     def _open_channel(self, tls: EphemeralTls) -> grpc.Channel:
         credentials = self._grpc.ssl_channel_credentials(tls.ca, tls.client.key, tls.client.certificate)

@@ -14,7 +14,8 @@ from ..manifest import ModelFile, TensorSpec
 
 # Parameter -> the kinds that Triton takes for it.
 Kinds = Mapping[str, tuple[str, ...]]
-# They change when a request is worked on, not how; the last one is of clients that also know streams.
+# Triton's queue heeds neither of the first two here, but clients send them; the last one is of clients that
+# also know streams.
 PARAMETERS: Kinds = {
     "timeout": ("int64_param", "uint64_param"),
     "priority": ("int64_param", "uint64_param"),

@@ -82,7 +82,7 @@ class GrpcDoor(AsyncDoor):
         except (ImportError, RuntimeError) as error:  # tritonclient's own error without gRPC is the latter
             raise MissingExtraError("tritonclient[grpc]", "triton") from error
 
-    async def _serve(self, opened: threading.Event, stop: asyncio.Event) -> None:
+    async def _serve(self, opened: threading.Event, stop: asyncio.Event, at_once: asyncio.Event) -> None:
         import grpc.aio
 
         size = message_limit(self._models, self._max_batch)
@@ -96,7 +96,13 @@ class GrpcDoor(AsyncDoor):
             await server.start()
             opened.set()
             await stop.wait()
-            await server.stop(self._drain_s)
+            stopping = asyncio.create_task(server.stop(self._drain_s))
+            cutting = asyncio.create_task(at_once.wait())
+            await asyncio.wait((stopping, cutting), return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                await server.stop(0)
+            cutting.cancel()
+            await stopping
 
     def _handlers(self, channel: grpc.aio.Channel) -> grpc.GenericRpcHandler:
         """Answers are passed on as the bytes they came as, and so are requests, once they are checked."""

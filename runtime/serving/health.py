@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..backends.triton_wire import DATA_TYPES
 from ..errors import ServingError
 from ..manifest import ModelFile, TensorSpec
-from .admin import TRITON_TYPES
 from .endpoint import ClientTls, Endpoint
 
 EXPECTED = "grpc://HOST:PORT or grpcs://HOST:PORT"
 
-_DTYPES = {told: dtype for dtype, told in TRITON_TYPES.items()}
+_DTYPES = {told: dtype for dtype, told in DATA_TYPES.items()}
 
 
 def endpoint_of(url: str, *, ca: Path | None, certificate: Path | None, key: Path | None) -> Endpoint:

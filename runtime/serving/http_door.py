@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError
 from ..manifest import ModelFile
@@ -17,10 +16,9 @@ from .async_door import AsyncDoor
 from .endpoint import address
 from .grpc_checks import OVERHEAD_BYTES, row_bytes
 from .http_checks import RefusedError, body_limit, check_infer
+from .room import Room, Share
 
 if TYPE_CHECKING:
-    import ssl
-
     from aiohttp import ClientSession, web
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -51,7 +49,6 @@ class HttpDoor(AsyncDoor):
         max_batch: faces in one request at most.
         upstream_port: Triton's HTTP port, on 127.0.0.1.
         host, port: where to listen; port 0 takes a free one, see ``port``.
-        tls: for HTTPS.
         receive_s: longest time for a request's body.
         answer_s: longest wait for Triton.
         drain_s: how long closing waits for the requests in flight.
@@ -65,7 +62,6 @@ class HttpDoor(AsyncDoor):
         upstream_port: int,
         host: str = "127.0.0.1",
         port: int = 8000,
-        tls: ssl.SSLContext | None = None,
         receive_s: float = 30.0,
         answer_s: float = 120.0,
         drain_s: float = 30.0,
@@ -74,10 +70,11 @@ class HttpDoor(AsyncDoor):
         self.host, self.port = host, port
         self._models, self._max_batch = dict(models), max_batch
         self._upstream = f"http://127.0.0.1:{upstream_port}"
-        self._tls, self._receive_s, self._answer_s, self._drain_s = tls, receive_s, answer_s, drain_s
+        self._receive_s, self._answer_s, self._drain_s = receive_s, answer_s, drain_s
         largest = max(sum(map(row_bytes, model.inputs)) for model in models.values())
-        self._limit = HELD_BATCHES * (max_batch * largest + OVERHEAD_BYTES)
-        self._held_bytes, self._checks = 0, asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._room = Room(HELD_BATCHES * (max_batch * largest + OVERHEAD_BYTES))
+        self._checks = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._answering: set[asyncio.Task[Any]] = set()
 
     def _check_installed(self) -> None:
         try:
@@ -85,7 +82,7 @@ class HttpDoor(AsyncDoor):
         except ImportError as error:
             raise MissingExtraError("aiohttp", "triton") from error
 
-    async def _serve(self, opened: threading.Event, stop: asyncio.Event) -> None:
+    async def _serve(self, opened: threading.Event, stop: asyncio.Event, at_once: asyncio.Event) -> None:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
         connector = TCPConnector(limit=0)
@@ -99,12 +96,19 @@ class HttpDoor(AsyncDoor):
             )
             await runner.setup()
             try:
-                await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
+                await web.TCPSite(runner, self.host, self.port).start()
                 self.port = runner.addresses[0][1]
                 opened.set()
                 await stop.wait()
             finally:
+                cutting = asyncio.create_task(self._cut_off(at_once))
                 await runner.cleanup()
+                cutting.cancel()
+
+    async def _cut_off(self, at_once: asyncio.Event) -> None:
+        await at_once.wait()
+        for task in self._answering:
+            task.cancel()
 
     def _application(self, session: ClientSession) -> web.Application:
         from aiohttp import web
@@ -117,11 +121,21 @@ class HttpDoor(AsyncDoor):
 
         async def infer(request: web.Request) -> web.StreamResponse:
             model = self._model(request.match_info["model"])
-            with self._room(_length(request, body_limit(model, self._max_batch))):
-                body, headers = await self._checked(request, model)
+            _check_length(request, body_limit(model, self._max_batch))
+            with self._room.share() as share:
+                body, headers = await self._checked(request, model, share)
                 return await self._ask(session, "POST", request.path, body, headers)
 
-        application = web.Application(middlewares=[web.middleware(_errors_as_json)], client_max_size=1 << 62)
+        async def known(request: web.Request, handler: Handler) -> web.StreamResponse:
+            task = asyncio.current_task()
+            assert task is not None
+            self._answering.add(task)
+            try:
+                return await handler(request)
+            finally:
+                self._answering.discard(task)
+
+        application = web.Application(middlewares=[web.middleware(_errors_as_json), web.middleware(known)])
         model = "/v2/models/{model:[A-Za-z0-9_.-]+}"
         versioned = model + "/versions/{version:[0-9]{1,18}}"
         application.router.add_post(f"{model}/infer", infer)
@@ -139,18 +153,9 @@ class HttpDoor(AsyncDoor):
             raise RefusedError(404, f"unknown model {name!r}; this server has: {known}")
         return self._models[name]
 
-    @contextlib.contextmanager
-    def _room(self, length: int) -> Iterator[None]:
-        """Counts the bodies in flight; a single one always has room."""
-        if self._held_bytes and self._held_bytes + length > self._limit:
-            raise RefusedError(503, "busy; try again")
-        self._held_bytes += length
-        try:
-            yield
-        finally:
-            self._held_bytes -= length
-
-    async def _checked(self, request: web.Request, model: ModelFile) -> tuple[bytes, dict[str, str]]:
+    async def _checked(
+        self, request: web.Request, model: ModelFile, share: Share
+    ) -> tuple[bytes, dict[str, str]]:
         """The body and the headers that are passed on."""
         from aiohttp import ClientError
 
@@ -159,11 +164,16 @@ class HttpDoor(AsyncDoor):
             raise RefusedError(400, f"{_HEADER_LENGTH} must be one whole number of bytes")
         try:
             async with asyncio.timeout(self._receive_s):
-                body = await request.read()
+                parts = []
+                async for part in request.content.iter_any():
+                    if not share.take(len(part)):
+                        raise RefusedError(503, "busy; try again")
+                    parts.append(part)
         except TimeoutError as error:
             raise RefusedError(408, f"the body did not arrive within {self._receive_s:g} s") from error
         except (ClientError, OSError) as error:
             raise RefusedError(400, "the body ended early") from error
+        body = b"".join(parts)
         if len(body) != request.content_length:
             raise RefusedError(
                 400, f"Content-Length is {request.content_length}, the body has {len(body)} bytes"
@@ -196,8 +206,8 @@ class HttpDoor(AsyncDoor):
         return web.Response(status=answer.status, body=content, headers=kept)
 
 
-def _length(request: web.Request, limit: int) -> int:
-    """The body's length, which must be told before it is read."""
+def _check_length(request: web.Request, limit: int) -> None:
+    """The body's length must be told before it is read."""
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         raise RefusedError(415, f"expected an uncompressed body, found Content-Encoding {encoding[:32]!r}")
@@ -205,7 +215,6 @@ def _length(request: web.Request, limit: int) -> int:
         raise RefusedError(411, "expected a Content-Length")
     if request.content_length > limit:
         raise RefusedError(413, f"expected a body of at most {limit} bytes, found {request.content_length}")
-    return request.content_length
 
 
 async def _now(check: Callable[[], None]) -> None:

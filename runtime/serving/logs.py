@@ -29,7 +29,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(log_format: LogFormat) -> None:
-    """Shows what the runtime logs, from INFO on; call it before the first use of gRPC."""
+    """Shows what the runtime logs, from INFO on, and of other libraries' lines warnings and errors.
+
+    Call it before the first use of gRPC.
+    """
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
         # gRPC writes lines of its own to stderr, say of a failed handshake, and they are no JSON.
@@ -37,7 +40,5 @@ def log_to_stderr(log_format: LogFormat) -> None:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger("runtime")
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    root.propagate = False
+    logging.getLogger().handlers = [handler]
+    logging.getLogger("runtime").setLevel(logging.INFO)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from ..closing import Closing
 from ..errors import ErasableMaskError, ServingError
+from .ending import TICK_S, Door, Ends, close_all, end_all
 from .probe import Answering, check_well
 from .repository import ServedModel
 from .settings import ServerSettings
@@ -20,26 +20,15 @@ from .staging import StagedRepository
 END = (signal.SIGTERM, signal.SIGINT)
 UPDATE = signal.SIGHUP
 # Opens what stands before Triton; called once, when every model has answered. A door outlives restarts of
-# Triton. Closing it takes no new request and ends those in flight.
-OpenDoor = Callable[[], Closing]
-# How often the processes are looked at, and the readiness of a server that starts.
-_TICK_S = 0.1
-# Beyond Triton's own time for requests in flight, until it is killed.
-_KILL_AFTER_S = 5.0
-
+# Triton.
+OpenDoor = Callable[[], Door]
 logger = logging.getLogger(__name__)
 
 
-class Process(Protocol):
+class Process(Ends, Protocol):
     """What is needed of ``ServerProcess``."""
 
     def status(self) -> int | None: ...
-
-    def wait(self, timeout_s: float) -> int | None: ...
-
-    def send(self, number: signal.Signals) -> None: ...
-
-    def end(self) -> int: ...
 
     def stubs(self) -> dict[int, str]: ...
 
@@ -72,7 +61,7 @@ class Supervisor:
         server: calls to it.
         reopen: reads the bundle again, for an update.
         renew: reads again what the doors have of files, for an update; None: nothing.
-        doors: opened when the server answers; closed before it ends, in reverse order.
+        doors: opened when the server answers; closed, all at once, before it ends.
         events: signals, in the order of their arrival; see ``listen``.
     """
 
@@ -95,7 +84,7 @@ class Supervisor:
         self._reopen = reopen
         self._renew = renew
         self._doors = list(doors)
-        self._open_doors: list[Closing] = []
+        self._open_doors: list[Door] = []
         self._answered = False
         self._events = events or queue.SimpleQueue()
 
@@ -130,7 +119,7 @@ class Supervisor:
                 if self._next_event(pause_s, only=END) is not None:
                     return last_status
         finally:
-            self._close_doors()
+            close_all(self._open_doors, self._told_to_end)
 
     def _serve(self, process: Process) -> int | None:
         """One life of Triton: its exit status after a signal, None if it must be restarted.
@@ -170,16 +159,16 @@ class Supervisor:
                     f"expected every model to answer within {self._settings.start_timeout_s:g} s, found: "
                     f"{waiting_for}; its last errors: {process.last_errors()}"
                 )
-            if self._next_event(_TICK_S, only=END) is not None:
-                return self._drain(process)
+            if self._next_event(TICK_S, only=END) is not None:
+                return self._end(process)
 
     def _watch(self, process: Process) -> int | None:
         stubs = process.stubs()
         next_look = time.monotonic() + self._settings.probe_interval_s
         while True:
-            event = self._next_event(_TICK_S)
+            event = self._next_event(TICK_S)
             if event in END:
-                return self._drain(process)
+                return self._end(process)
             if event == UPDATE:
                 self._renew_certificates()
                 self._update()
@@ -260,22 +249,13 @@ class Supervisor:
         self._repository.settle()
         logger.info("updated: %s", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
-    def _drain(self, process: Process) -> int:
-        """Ends doors and server in order, each with its requests in flight; a second signal ends at once."""
-        logger.info("ending; requests in flight have %g s", self._settings.drain_s)
-        self._close_doors()
-        process.send(signal.SIGTERM)
-        until = time.monotonic() + self._settings.drain_s + _KILL_AFTER_S
-        while (status := process.wait(_TICK_S)) is None:
-            if self._next_event(0, only=END) is not None or time.monotonic() >= until:
-                logger.error("the server is killed, with what is in flight")
-                return process.end()
-        logger.info("ended with status %d", status)
-        return status
+    def _end(self, process: Process) -> int:
+        """Ends doors and server with their requests in flight; a second signal ends at once."""
+        doors, self._open_doors = self._open_doors, []
+        return end_all(doors, process, drain_s=self._settings.drain_s, hurried=self._told_to_end)
 
-    def _close_doors(self) -> None:
-        while self._open_doors:
-            self._open_doors.pop().close()
+    def _told_to_end(self) -> bool:
+        return self._next_event(0, only=END) is not None
 
     def _next_event(
         self, timeout_s: float, *, only: tuple[signal.Signals, ...] | None = None

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..backends.triton_wire import DATA_TYPES
 from ..errors import BundleError, MissingExtraError
 from ..manifest import ModelFile, TensorSpec
-
-DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 # Batches that a backend may prepare for, beside the largest: those that OpenVINO has programs for.
 _WARM = (1, 2, 4, 8)
@@ -115,9 +114,13 @@ def _check_tensors(name: str, entry: ModelFile) -> None:
                 )
 
 
+def _type(spec: TensorSpec) -> str:
+    return f"TYPE_{DATA_TYPES[spec.dtype]}"
+
+
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     """Name, type and dimensions; Triton adds the batch in front by itself."""
-    return {"name": spec.name, "data_type": DATA_TYPES[spec.dtype], "dims": spec.shape[1:]}
+    return {"name": spec.name, "data_type": _type(spec), "dims": spec.shape[1:]}
 
 
 def _dynamic_batching(pb: Any) -> Any:
@@ -134,7 +137,7 @@ def _dynamic_batching(pb: Any) -> Any:
 def _warmup(pb: Any, entry: ModelFile, batch: int) -> Any:
     """Zeros for every input, ``batch`` times, before the model is called ready."""
     inputs = {
-        spec.name: pb.ModelWarmup.Input(data_type=DATA_TYPES[spec.dtype], dims=spec.shape[1:], zero_data=True)
+        spec.name: pb.ModelWarmup.Input(data_type=_type(spec), dims=spec.shape[1:], zero_data=True)
         for spec in entry.inputs
     }
     return pb.ModelWarmup(name=f"batch_{batch}", batch_size=batch, inputs=inputs)
