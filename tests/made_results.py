@@ -264,7 +264,12 @@ def overhead() -> dict[str, Any]:
 def soak() -> dict[str, Any]:
     return head("soak") | {
         "bundle": BUNDLE,
-        "settings": {"backend": "ort-cpu", "minutes": 2.0, "concurrency": 8},
+        "settings": {
+            "backend": "ort-cpu",
+            "minutes": 2.0,
+            "concurrency": 8,
+            "growth_limit_mib_per_hour": 16.0,
+        },
         "requests": 1234,
         "errors": [],
         "latency_ms": [{"minute": m, "requests": 617, "p50": 300.5, "p99": 440.5} for m in (0, 1)],

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +19,16 @@ import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install '.[bench]'")
 import uvicorn
+from click.testing import CliRunner
 
-from benchmarks.serving import inside, overhead
+from benchmarks.schema import read_result
+from benchmarks.serving import inside, overhead, soak
 from benchmarks.serving.inside import Inside
 from benchmarks.serving.overhead import Round
 from benchmarks.serving.perf_analyzer import Load, LoadError, find, measure, read_table
 from benchmarks.serving.plain_server import application
-from benchmarks.serving.served import Server, upstream_url, write_repository
-from benchmarks.serving.soak import by_minute, memory, slope_mib_per_hour
+from benchmarks.serving.served import Running, Server, upstream_url, write_repository
+from benchmarks.serving.soak import Clients, by_minute, memory, slope_mib_per_hour
 from benchmarks.serving.throughput import knobs, peers, row_of, split
 from runtime.backends import create_backend
 from runtime.manifest import open_bundle
@@ -293,3 +296,43 @@ def test_latencies_are_those_of_their_minute() -> None:
         {"minute": 0, "requests": 60, "p50": 5.0, "p99": 5.0},
         {"minute": 1, "requests": 30, "p50": 9.0, "p99": 9.0},
     ]
+
+
+@pytest.mark.parametrize(
+    ("mib_in_a_second", "code"), [(0.0, 0), (1.0, 1)], ids=["memory that stays", "memory that grows"]
+)
+def test_a_soak_that_grows_is_a_failure(
+    url: str, mib_in_a_second: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain server stands for Triton; its memory is made up."""
+
+    @contextmanager
+    def running(server: Server, *_: Any, **__: Any) -> Iterator[Running]:
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            yield Running(server=server, process=process, url=url, protocol="grpc", http_url=url)
+
+    def grown(_: int) -> dict[str, float]:
+        return {"stubs": 100.0 + mib_in_a_second * time.monotonic(), "supervisor": 50.0}
+
+    monkeypatch.setattr(soak, "running", running)
+    monkeypatch.setattr(soak, "memory", grown)
+    monkeypatch.setattr(soak, "SAMPLE_S", 0.1)
+    monkeypatch.setattr(soak, "Clients", lambda urls, *rest: Clients(urls[1:], *rest))
+    options = ["--minutes", "0.02", "--concurrency", "2", "--out", str(tmp_path / "soak.json")]
+    result = CliRunner().invoke(soak.command, options)
+    assert result.exit_code == code, result.output
+    assert ("more than 16 MiB in an hour: stubs\n" in result.output) == bool(code)
+    written = read_result(tmp_path / "soak.json")
+    assert written["errors"] == []
+    assert written["requests"] > 0
+
+
+def test_a_soaks_errors_are_kept() -> None:
+    clients = Clients(("http://127.0.0.1:1",), default_bundle("public"), 1)
+    clients.start()
+    until = time.monotonic() + 10
+    while not clients.errors and time.monotonic() < until:
+        time.sleep(0.01)
+    clients.stop()
+    assert "refused" in clients.errors[0]
+    assert clients.times_ms == []

@@ -164,7 +164,10 @@ OVERHEAD = record(
 SOAK = record(
     {
         "bundle": {"anyOf": [BUNDLE, OLD_BUNDLE]},
-        "settings": record({"backend": TEXT, "minutes": NUMBER, "concurrency": COUNT}),
+        "settings": record(
+            {"backend": TEXT, "minutes": NUMBER, "concurrency": COUNT},
+            optional={"growth_limit_mib_per_hour": NUMBER},
+        ),
         "requests": COUNT,
         "errors": several(TEXT),
         "latency_ms": several(record({"minute": COUNT, "requests": COUNT, "p50": TIME_MS, "p99": TIME_MS})),

@@ -60,6 +60,7 @@ class Running:
         url: ``host:port``.
         protocol: ``grpc`` or ``http``.
         metrics_port: None: there are none.
+        http_url: ``host:port`` of Triton's HTTP beside gRPC; None: there is none.
     """
 
     server: Server
@@ -67,6 +68,7 @@ class Running:
     url: str
     protocol: str
     metrics_port: int | None = None
+    http_url: str | None = None
 
     def statistics(self) -> dict[str, Any]:
         """The protocol's, of the network."""
@@ -93,6 +95,7 @@ def running(
     *,
     watched: bool = False,
     shared_memory: bool = False,
+    http: bool = False,
 ) -> Iterator[Running]:
     """Starts a server and ends it.
 
@@ -102,12 +105,13 @@ def running(
         folder: an empty one, for its model repository and log.
         watched: with metrics; Triton's only.
         shared_memory: clients may use it; Triton's only.
+        http: also over HTTP; Triton's only, whose other protocol is gRPC.
 
     Raises:
         ValueError: it does not become ready; its log's end is in the message.
     """
     folder.mkdir(parents=True)
-    port, metrics_port = free_port(), free_port() if watched else None
+    port, metrics_port, http_port = free_port(), *(free_port() if w else None for w in (watched, http))
     if server.kind == "plain":
         command = [sys.executable, "-m", "benchmarks.serving.plain_server", "--bundle", str(bundle)]
         command += ["--model", MODEL, "--backend", server.backend, "--port", str(port)]
@@ -118,6 +122,7 @@ def running(
         command += ["--backend", server.backend, "--grpc-port", str(port)]
         command += ["--shared-memory"] if shared_memory else []
         command += ["--metrics-port", str(metrics_port)] if watched else []
+        command += ["--http-port", str(http_port)] if http else []
     command += ["--threads", str(server.threads)]
     log = folder / "log"
     with log.open("wb") as file:
@@ -128,6 +133,7 @@ def running(
         url=f"127.0.0.1:{port}",
         protocol="http" if server.kind == "plain" else "grpc",
         metrics_port=metrics_port,
+        http_url=None if http_port is None else f"127.0.0.1:{http_port}",
     )
     try:
         _wait_until_ready(answering, log)

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.base import Tensors
+from runtime.backends.retries import TransportError
+from runtime.backends.triton import TritonServer
 from runtime.manifest import open_bundle
 from runtime.serving.settings import DEFAULT_ENVIRONMENT, SERVER_BACKENDS
 from runtime.shipped import default_bundle
@@ -24,6 +27,10 @@ from ..schema import write_result
 from .served import MODEL, Server, running
 
 SAMPLE_S = 5.0
+# Longest wait for an answer.
+ANSWER_S = 60.0
+# Libraries' pools still settle within half an hour; what a request leaves behind would be thousands of these.
+GROWTH_LIMIT = 16.0
 # Growth is judged after this share of the time: libraries fill their pools first.
 WARM_UP = 0.3
 
@@ -34,20 +41,37 @@ WARM_UP = 0.3
     "--environment", "venv", type=click.Path(path_type=Path), default=DEFAULT_ENVIRONMENT, show_default=True
 )
 @click.option("--backend", type=click.Choice(SERVER_BACKENDS), default="ort-cpu", show_default=True)
-@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--minutes", default=30.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--growth-limit",
+    default=GROWTH_LIMIT,
+    show_default=True,
+    help="MiB in an hour, of any of the server's processes; more is a failure.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
 def command(
-    bundle: Path | None, venv: Path, backend: str, minutes: float, concurrency: int, out: Path
+    bundle: Path | None,
+    venv: Path,
+    backend: str,
+    minutes: float,
+    concurrency: int,
+    growth_limit: float,
+    out: Path,
 ) -> None:
-    """Sends requests of one to six faces without pause, and watches the server's processes."""
+    """Sends requests of one to six faces without pause, and watches the server's processes.
+
+    Every other client goes through the HTTP door. Ends with 1 after an error, and if memory grew.
+    """
     folder = bundle or default_bundle("public")
     with (
         as_click_errors(),
         tempfile.TemporaryDirectory() as scratch,
-        running(Server(name="soak", backend=backend), folder, venv, Path(scratch) / "server") as server,
+        running(
+            Server(name="soak", backend=backend), folder, venv, Path(scratch) / "server", http=True
+        ) as server,
     ):
-        clients = Clients(server.url, folder, concurrency)
+        clients = Clients((f"grpc://{server.url}", f"http://{server.http_url}"), folder, concurrency)
         samples = []
         clients.start()
         begin = time.monotonic()
@@ -60,7 +84,12 @@ def command(
         "benchmark": "soak",
         "environment": environment(),
         "bundle": about_bundle(open_bundle(folder), MODEL),
-        "settings": {"backend": backend, "minutes": minutes, "concurrency": concurrency},
+        "settings": {
+            "backend": backend,
+            "minutes": minutes,
+            "concurrency": concurrency,
+            "growth_limit_mib_per_hour": growth_limit,
+        },
         "requests": len(clients.times_ms),
         "errors": clients.errors,
         "latency_ms": by_minute(clients.times_ms, begin),
@@ -72,24 +101,33 @@ def command(
     click.echo("MiB at the end, and growth in an hour:")
     for name, per_hour in growth.items():
         click.echo(f"  {name}: {samples[-1][name]:.0f}, {per_hour:+.1f}")
-    if clients.errors:
+    if grown := sorted(name for name, per_hour in growth.items() if per_hour > growth_limit):
+        click.echo(f"more than {growth_limit:g} MiB in an hour: {', '.join(grown)}", err=True)
+    if clients.errors or grown:
         raise click.exceptions.Exit(1)
 
 
 class Clients:
-    """Threads that send one request after the other.
+    """Threads that send one request after the other, and none a second time.
+
+    Args:
+        urls: of the server, which the threads take in turns.
+        bundle: folder of the public bundle that it serves.
+        count: of threads.
 
     Attributes:
         times_ms: when a request was answered, by ``time.monotonic``, and after how long.
         errors: what was answered instead.
     """
 
-    def __init__(self, url: str, bundle: Path, count: int) -> None:
+    def __init__(self, urls: Sequence[str], bundle: Path, count: int) -> None:
         self.times_ms: list[tuple[float, float]] = []
         self.errors: list[str] = []
-        self._url, self._entry = url, open_bundle(bundle).manifest.models[MODEL]
+        self._entry = open_bundle(bundle).manifest.models[MODEL]
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._send, args=(seed,)) for seed in range(count)]
+        self._threads = [
+            threading.Thread(target=self._send, args=(urls[seed % len(urls)], seed)) for seed in range(count)
+        ]
 
     def start(self) -> None:
         """Begins to send."""
@@ -102,21 +140,15 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
-    def _send(self, seed: int) -> None:
-        from tritonclient.grpc import InferenceServerClient, InferInput
-
+    def _send(self, url: str, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        with InferenceServerClient(self._url) as client:
+        with closing(TritonServer(url=url).open_transport()) as transport:
             while not self._end.is_set():
-                inputs = []
-                for name, values in self._faces(rng).items():
-                    kind = "UINT8" if values.dtype == np.uint8 else "FP32"
-                    inputs.append(InferInput(name, list(values.shape), kind))
-                    inputs[-1].set_data_from_numpy(values)
+                inputs = self._faces(rng)
                 start = time.monotonic()
                 try:
-                    client.infer(MODEL, inputs)
-                except Exception as error:  # whatever it is, it is what this looks for
+                    transport.infer(MODEL, inputs, self._entry.outputs, ANSWER_S)
+                except TransportError as error:
                     self.errors.append(f"{time.monotonic():.1f}: {error}")
                 else:
                     self.times_ms.append((time.monotonic(), 1e3 * (time.monotonic() - start)))
