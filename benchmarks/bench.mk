@@ -21,10 +21,12 @@ RECOGNIZERS := $(SHARED)/fr/cards.json
 TARGET ?= $(SHARED)/data/synthetic/targets/omi_827.jpg
 LPIPS := $(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) $(if $(LPIPS_VGG),--lpips-vgg $(LPIPS_VGG))
 BY_STRANGERS = --recognizers $(RECOGNIZERS) --target $(TARGET) --thresholds $(BENCH)/thresholds.json
-OF_RUN := $(if $(RUN),ablations $(if $(FACES),latency latency_layers) $(if $(PACK),peers)) $(if $(PACK),eraser)
+OF_RUN := $(if $(RUN),ablations $(if $(FACES),latency latency_layers serving_int8) $(if $(PACK),peers)) \
+	$(if $(PACK),eraser)
 
 BENCH_RESULTS := $(addprefix $(BENCH)/,$(addsuffix .json,\
-	thresholds target_choice efficacy owners robustness hardened photo serving serving_overhead soak $(OF_RUN)))
+	thresholds target_choice efficacy owners robustness hardened photo serving serving_split serving_sweep \
+	serving_overhead soak $(OF_RUN)))
 
 .PHONY: bench bench-quick bench-report
 
@@ -49,8 +51,8 @@ bench-quick: $(TEST_VENV)/stamp
 
 ## bench: everything, for many hours; SHARED= has the pictures and recognisers, RUN= and FACES= the training run's
 bench: bench-env $(BENCH_RESULTS)
-	@$(if $(RUN),,echo "Left out without RUN=: latency, ablations, peers";) \
-		$(if $(FACES),,echo "Left out without FACES=: latency";) $(if $(PACK),,echo "Left out without PACK=: peers, eraser")
+	@$(if $(RUN),,echo "Left out without RUN=: latency, serving_int8, ablations, peers";) \
+		$(if $(FACES),,echo "Left out without FACES=: latency, serving_int8";) $(if $(PACK),,echo "Left out without PACK=: peers, eraser")
 	$(MAKE) bench-report
 
 ## bench-report: the report on whatever make bench has measured so far, in bench/report
@@ -114,6 +116,21 @@ $(BENCH)/serving_overhead.json: | bench-env
 
 $(BENCH)/serving.json: | bench-env
 	$(BENCH_PYTHON) -m benchmarks.serving throughput --environment $(SERVE_VENV) --out $@
+
+$(BENCH)/serving_split.json: | bench-env
+	$(BENCH_PYTHON) -m benchmarks.serving throughput --compare split --environment $(SERVE_VENV) \
+		--concurrency 8 --out $@
+
+$(BENCH)/serving_sweep.json: | bench-env
+	$(BENCH_PYTHON) -m benchmarks.serving throughput --compare knobs --environment $(SERVE_VENV) \
+		--concurrency 1 --concurrency 8 --rounds 2 --out $@
+
+$(BENCH)/int8:
+	$(BENCH_PYTHON) -m export.build --run $(RUN) --faces $(FACES) --precision int8 --demo --out $@
+
+$(BENCH)/serving_int8.json: | bench-env $(BENCH)/int8
+	$(BENCH_PYTHON) -m benchmarks.serving throughput --bundle $(BENCH)/int8/public --backend openvino-bf16 \
+		--concurrency 1 --concurrency 8 --concurrency 16 --environment $(SERVE_VENV) --out $@
 
 $(BENCH)/soak.json: | bench-env
 	$(BENCH_PYTHON) -m benchmarks.serving soak --environment $(SERVE_VENV) --out $@

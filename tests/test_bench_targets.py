@@ -87,7 +87,7 @@ def test_a_quick_run_needs_nothing_outside_and_overwrites_no_result() -> None:
 def test_what_needs_a_run_is_left_out_aloud() -> None:
     commands = commands_in(plan := planned("bench", "BENCH=/nowhere"))
     assert not any("ablations" in command or "latency networks" in command for command in commands)
-    assert "Left out without RUN=: latency, ablations, peers" in plan
+    assert "Left out without RUN=: latency, serving_int8, ablations, peers" in plan
 
 
 @needs_make
@@ -102,7 +102,10 @@ def test_every_kind_that_is_there_is_in_the_full_run() -> None:
         "latency",
         "latency_layers",
         "serving",
+        "serving_int8",
         "serving_overhead",
+        "serving_split",
+        "serving_sweep",
         "soak",
     ):
         assert f"--out /nowhere/{kind}.json" in text
