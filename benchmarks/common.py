@@ -18,6 +18,7 @@ import numpy as np
 from runtime.errors import ErasableMaskError
 from runtime.lazy_group import LazyGroup
 from runtime.manifest import Bundle, sha256_of
+from runtime.processor import processor_name
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 VERSIONED = (
@@ -95,7 +96,7 @@ def environment() -> dict[str, Any]:
     ).stdout.strip()
     return {
         "commit": commit or "unknown",
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in VERSIONED},
@@ -122,11 +123,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )

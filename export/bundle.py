@@ -122,7 +122,7 @@ def write_bundles(
         try:
             replace_folder(out, partial, (*ROLES, REPOSITORIES, PARITY_NAME))
         except BaseException:
-            if new_key is not None:
+            if new_key is not None and partial.exists():  # else it is in place, and needs its key
                 new_key.unlink(missing_ok=True)
             raise
     except OSError as error:

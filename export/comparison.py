@@ -16,18 +16,18 @@ from runtime.recognizers import Recognizer
 from .errors import ParityError
 from .faces import FacesU8, inputs_of
 from .onnx_graph import OPSET
-from .parity import Run, gate, in_backend, measure
+from .parity import Run, compare, gate, in_backend, outputs_of
 from .parity_report import Comparison
-from .precision import SPECS, Precision
-from .task_parity import Functions, gate_task, measure_task
+from .precision import SPECS, Gate, Precision
+from .task_parity import Functions, Seen, embed, gate_task, look_at, measure_task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
-    """What the gate in the task's units needs, see ``measure_task``.
+class Witness:
+    """Who looks at the faces in the gate in the task's units.
 
     Attributes:
-        recognizer: what embeds the faces.
+        recognizer: what embeds them.
         strength, injection: the bundle's defaults.
         target: the target's embedding in the recogniser's space; None without one.
     """
@@ -38,60 +38,86 @@ class Task:
     target: NDArray[np.floating] | None
 
 
-def compare_networks(
-    trained: Mapping[str, Run],
-    exported: Mapping[str, bytes],
-    faces: FacesU8,
-    n_attributes: int,
-    precision: Precision,
-    task: Task | None,
-) -> tuple[tuple[Comparison, ...], dict[str, str]]:
-    """Compares, and lets pass what keeps its bounds, in all backends of the precision that are there.
+class Comparing:
+    """The trained networks' side of all comparisons, computed once.
 
     Args:
         trained: the trained networks by name.
-        exported: their files' bytes.
         faces: uint8 ``(N, S, S, 3)`` aligned faces.
         n_attributes: length of the attribute vector.
-        precision: of the files.
-        task: None leaves that gate out.
-
-    Returns:
-        A comparison for each backend, and the backends that are not there, each with the reason.
-
-    Raises:
-        ParityError: a network breaks its bounds or cannot run, or the first backend is not there.
+        witness: None leaves the gate in the task's units out.
     """
-    comparisons, missing = [], {}
-    demanded = SPECS[precision].gates[0].backend
-    for where in SPECS[precision].gates:
-        if absence := _absence(where.backend):
-            if where.backend == demanded:
-                raise ParityError(f"{precision} is compared in {demanded}, which is not there: {absence}")
-            missing[where.backend] = absence
-            continue
-        candidates = {name: in_backend(name, data, where.backend) for name, data in exported.items()}
+
+    def __init__(
+        self, trained: Mapping[str, Run], faces: FacesU8, n_attributes: int, witness: Witness | None
+    ) -> None:
+        self._faces, self._witness = faces, witness
+        self._inputs = {name: inputs_of(name, faces, n_attributes) for name in trained}
+        self._expected = {name: outputs_of(run, self._inputs[name]) for name, run in trained.items()}
+        if witness is not None:
+            self._seen = self._look_at(witness, trained)
+            self._clean = embed(faces, witness.recognizer)
+
+    def everywhere(
+        self, exported: Mapping[str, bytes], precision: Precision
+    ) -> tuple[list[Comparison], dict[str, str]]:
+        """Compares in every backend of a precision that is there, and lets pass what keeps its bounds.
+
+        Args:
+            exported: files' bytes by name.
+            precision: of the files.
+
+        Returns:
+            A comparison for each backend, and those that are not there or broken, each with the reason.
+
+        Raises:
+            ParityError: a network breaks its bounds or cannot run, or the first backend is not there.
+        """
+        comparisons, missing = [], {}
+        gates = SPECS[precision].gates
+        for where in gates:
+            if absence := _absence(where.backend):
+                if where == gates[0]:
+                    raise ParityError(
+                        f"{precision} is compared in {where.backend}, which is not there: {absence}"
+                    )
+                missing[where.backend] = absence
+            else:
+                comparisons.append(self.within(exported, where, program=where.backend))
+        return comparisons, missing
+
+    def within(self, exported: Mapping[str, bytes], where: Gate, *, program: str) -> Comparison:
+        """Compares in one backend.
+
+        Args:
+            exported: files' bytes by name.
+            where: the backend, and whose bounds.
+            program: what to call it in the report.
+
+        Raises:
+            ParityError: a network breaks its bounds or cannot run.
+        """
+        runs = {name: in_backend(name, data, where.backend) for name, data in exported.items()}
         parities = []
-        for name, candidate in candidates.items():
-            parity = measure(name, trained[name], candidate, inputs_of(name, faces, n_attributes))
+        for name, run in runs.items():
+            parity = compare(name, self._expected[name], outputs_of(run, self._inputs[name]))
             gate(parity, where.bounds)
             parities.append(parity)
-        seen = None
-        if task is not None:
-            seen = measure_task(
-                Functions(**trained),
-                Functions(**candidates),
-                faces,
-                task.recognizer,
-                strength=task.strength,
-                injection=task.injection,
-                target=task.target,
-            )
-            gate_task(seen, where.bounds)
-        comparisons.append(
-            Comparison(program=where.backend, bounds=where.bounds, networks=tuple(parities), task=seen)
+        task = None
+        if (witness := self._witness) is not None:
+            seen = self._look_at(witness, runs)
+            task = measure_task(self._seen, seen, self._clean, witness.recognizer, witness.target)
+            gate_task(task, where.bounds)
+        return Comparison(program=program, bounds=where.bounds, networks=tuple(parities), task=task)
+
+    def _look_at(self, witness: Witness, networks: Mapping[str, Run]) -> Seen:
+        return look_at(
+            Functions(**networks),
+            self._faces,
+            witness.recognizer,
+            strength=witness.strength,
+            injection=witness.injection,
         )
-    return tuple(comparisons), missing
 
 
 def _absence(backend: str) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtime.engine_sidecar import PRECISIONS, BatchProfile, EngineSidecar, sidecar_path
 from runtime.tensorrt_library import in_words, library_log, load_tensorrt
@@ -25,14 +25,11 @@ from .errors import ExportError, PrecisionError
 from .gpu import Gpu, find_gpu
 from .timing_cache import attach_timing_cache, save_timing_cache, timing_cache_path
 
-if TYPE_CHECKING:
-    from .parity_report import Parity
-
 logger = logging.getLogger(__name__)
 
 # The target that means "this architecture and every newer one".
 AMPERE_PLUS = "8.0+"
-_OTHERS = "export the network again, in another precision if it stays, or update the library"
+_ADVICE = "export the network again, in another precision if it stays, or update the library"
 # Where a plan of TensorRT-RTX runs if no target is named, and on newer ones: its manual, "CPU-Only AOT".
 _RTX_ARCHITECTURES = ("8.0", "8.6", "8.9", "12.0")
 
@@ -77,12 +74,10 @@ class Engine:
     Attributes:
         plan: its bytes.
         sidecar: the description.
-        drift: how far the graph that it was built of is from the bundle's file; None where it is that file.
     """
 
     plan: bytes = field(repr=False)
     sidecar: EngineSidecar
-    drift: Parity | None = None
 
 
 def build_engine(
@@ -126,7 +121,7 @@ def build_engine(
         plan = builder.build_serialized_network(network, config)
         build_s = time.perf_counter() - start_s
         if plan is None:
-            raise ExportError(f"{_called(trt)} cannot build the engine: {in_words(errors)}; {_OTHERS}")
+            raise ExportError(f"{_called(trt)} cannot build the engine: {in_words(errors)}; {_ADVICE}")
     if cache is not None:
         save_timing_cache(config, cache)
     data = bytes(plan)
@@ -228,7 +223,7 @@ def _parse(parser: Any, network: Any, model: bytes) -> None:
     if not parser.parse(model):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         told = "; ".join(f"{_place(error)}{error.desc()}" for error in errors)
-        raise ExportError(f"TensorRT cannot parse the ONNX file: {told or 'it gave no reason'}; {_OTHERS}")
+        raise ExportError(f"TensorRT cannot parse the ONNX file: {told or 'it gave no reason'}; {_ADVICE}")
     if network.num_outputs == 0:
         raise ExportError(
             "TensorRT found no outputs in the ONNX file, which is empty or cut short; get it again"
@@ -265,7 +260,7 @@ def _add_profile(builder: Any, config: Any, network: Any, batch: BatchProfile) -
         if free != -1 or -1 in rest:
             raise ExportError(
                 f"the input {tensor.name!r} must be of any batch and else of fixed shape, (-1, ...), "
-                f"found {tuple(tensor.shape)}"
+                f"found {tuple(tensor.shape)}; export the network again with this version"
             )
         profile.set_shape(tensor.name, *((n, *rest) for n in (batch.min, batch.opt, batch.max)))
     if config.add_optimization_profile(profile) < 0:

@@ -33,12 +33,16 @@ def check_network_precision(trt: ModuleType, network: Any, precision: str, model
     kinds = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION)
     convolutions = {layer.name: layer for layer in layers if layer.type in kinds}
     if not convolutions:
-        raise PrecisionError(f"asked for {precision}, but the network has no convolution to verify it on")
+        raise PrecisionError(
+            f"asked for {precision}, but the network has no convolution to verify it on; build another"
+        )
     if precision == "int8":
         inner = _inner(model)
         convolutions = {name: layer for name, layer in convolutions.items() if name in inner}
         if not convolutions:
-            raise PrecisionError("asked for int8, but the network has no convolution inside to verify it on")
+            raise PrecisionError(
+                "asked for int8, but the network has no convolution inside to verify it on; build it in fp32"
+            )
         whole = _dequantized(trt, layers)
         found = {
             name: {_dtype(layer.get_input(i), whole) for i in range(2)}

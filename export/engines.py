@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
@@ -11,15 +12,14 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from runtime.engine_sidecar import BatchProfile
-from runtime.manifest import Manifest
 from runtime.tensorrt_library import load_tensorrt
 
 from .engine import Engine, EngineOptions, build_engine, check_available
-from .errors import ExportError
+from .errors import ExportError, ParityError
 from .faces import FacesU8, inputs_of
 from .mixed import to_fp16
-from .parity import gate, in_backend, measure
-from .precision import Precision, check_precision, widen
+from .parity import compare, gate, in_backend, outputs_of
+from .precision import Gate, Precision, check_precision, widen
 
 # What a plan computes in, by the precision of the bundle. A bundle that is stored in float16 computes in
 # float32 on a CPU; on a GPU float16 is what storing it promises.
@@ -31,8 +31,10 @@ COMPUTED = {
     "int8-gpu": "int8",
 }
 
-# What the graph of such a plan may differ by from the bundle's file.
-PLAN_BOUNDS: Precision = "fp16-mixed"
+# What the graph of such a plan may differ by.
+PLAN_GATE = Gate("ort-cpu", "fp16-mixed")
+
+logger = logging.getLogger(__name__)
 
 
 def check_engines(precision: str, options: EngineOptions) -> None:
@@ -50,45 +52,86 @@ def check_engines(precision: str, options: EngineOptions) -> None:
     check_available(load_tensorrt(options.flavour), options)
 
 
+def plan_graphs(models: Mapping[str, bytes], precision: str) -> dict[str, bytes]:
+    """What plans of a bundle's files are built of: the files, or in half precision where they only store it.
+
+    Args:
+        models: the ONNX files' bytes by name.
+        precision: of the bundle.
+
+    Raises:
+        ExportError: a file holds no ONNX, or is not in the precision.
+    """
+    graphs = {}
+    for name, data in models.items():
+        try:
+            model = _parsed(data)
+            check_precision(model, cast(Precision, precision))
+            graphs[name] = to_fp16(widen(model)).SerializeToString() if precision == "fp16" else data
+        except ExportError as error:
+            raise type(error)(f"no plan of {name!r}: {error}") from error
+    return graphs
+
+
+def compare_graphs(
+    models: Mapping[str, bytes], graphs: Mapping[str, bytes], faces: FacesU8, n_attributes: int
+) -> None:
+    """Compares the graphs of plans with the bundle's files, where they are others, in ONNX Runtime.
+
+    Args:
+        models: the files' bytes by name.
+        graphs: of ``plan_graphs``.
+        faces: uint8 ``(N, S, S, 3)``.
+        n_attributes: length of the attribute vector.
+
+    Raises:
+        ParityError: one is too far from its file.
+    """
+    for name, graph in graphs.items():
+        if graph == models[name]:
+            continue
+        inputs = inputs_of(name, faces, n_attributes)
+        expected, found = (
+            outputs_of(in_backend(name, data, PLAN_GATE.backend), inputs) for data in (models[name], graph)
+        )
+        drift = compare(name, expected, found)
+        try:
+            gate(drift, PLAN_GATE.bounds)
+        except ParityError as error:
+            raise ParityError(f"no plan of {name!r}: {error}") from error
+        logger.info("the graph of %s's plan: at most %.3g from the bundle's file", name, drift.max)
+
+
 def build_engines(
-    models: Mapping[str, bytes], manifest: Manifest, *, options: EngineOptions, faces: FacesU8
+    models: Mapping[str, bytes],
+    graphs: Mapping[str, bytes],
+    *,
+    precision: str,
+    max_batch: int,
+    options: EngineOptions,
 ) -> dict[str, Engine]:
     """Builds a plan of each network, in memory.
 
-    A graph that is converted for its plan is compared with the bundle's file first, in ONNX Runtime: the plan
-    computes in its types.
-
     Args:
-        models: the bundle's ONNX files' bytes by name.
-        manifest: the bundle's; the batch profile ends at its ``max_batch``.
+        models: the bundle's files' bytes by name, which the plans stand for.
+        graphs: of ``plan_graphs``.
+        precision: of the bundle.
+        max_batch: of the bundle; the profile ends there.
         options: all but the batch profile.
-        faces: uint8 ``(N, S, S, 3)`` to compare on.
 
     Raises:
-        PrecisionError: a file is not in the manifest's precision.
-        ParityError: a converted graph is too far from its file.
         ErasableMaskError: see ``check_engines`` and ``build_engine``.
     """
-    precision = manifest.precision
     check_engines(precision, options)
-    batch = BatchProfile(min=1, opt=min(8, manifest.max_batch), max=manifest.max_batch)
+    options = replace(options, batch=BatchProfile(min=1, opt=min(8, max_batch), max=max_batch))
     engines = {}
-    for name, data in models.items():
+    for name, graph in graphs.items():
         try:
-            graph, drift = data, None
-            model = _parsed(data)
-            check_precision(model, cast(Precision, precision))
-            if precision == "fp16":
-                graph = to_fp16(widen(model)).SerializeToString()
-                inputs = inputs_of(name, faces, len(manifest.attributes))
-                drift = measure(name, in_backend(name, data), in_backend(name, graph), inputs)
-                gate(drift, PLAN_BOUNDS)
-            engine = build_engine(
-                graph, precision=COMPUTED[precision], options=replace(options, batch=batch), source=data
+            engines[name] = build_engine(
+                graph, precision=COMPUTED[precision], options=options, source=models[name]
             )
         except ExportError as error:
             raise type(error)(f"no plan of {name!r}: {error}") from error
-        engines[name] = replace(engine, drift=drift)
     return engines
 
 
@@ -96,4 +139,4 @@ def _parsed(stored: bytes) -> ModelProto:
     try:
         return onnx.load_from_string(stored)
     except DecodeError as error:
-        raise ExportError(f"its file holds no ONNX: {error}; export the run again") from error
+        raise ExportError(f"its file holds no ONNX: {error}; get the file again") from error

@@ -38,7 +38,7 @@ def load_faces(path: Path, size_px: int, limit: int) -> FacesU8:
     if faces.dtype != np.uint8 or faces.shape[1:] != (size_px, size_px, 3) or not len(faces):
         raise ExportError(
             f"expected aligned faces uint8 (N, {size_px}, {size_px}, 3) in {path}, "
-            f"found {faces.dtype} {faces.shape}"
+            f"found {faces.dtype} {faces.shape}; name faces of the run's own size"
         )
     return faces
 
@@ -85,27 +85,33 @@ def _read_array(path: Path, limit: int) -> FacesU8:
     try:
         faces = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ExportError(f"cannot read faces from {path}: {error}") from error
+        raise ExportError(f"cannot read faces from {path}: {error}; name a NumPy file or a folder") from error
     if not isinstance(faces, np.ndarray):
         raise ExportError(f"expected one array in {path}, found an archive of several; save it with np.save")
     if faces.ndim != 4:
-        raise ExportError(f"expected an array (N, S, S, 3) in {path}, found {faces.dtype} {faces.shape}")
+        raise ExportError(
+            f"expected an array (N, S, S, 3) in {path}, found {faces.dtype} {faces.shape}; name another file"
+        )
     return np.ascontiguousarray(faces[_spread(len(faces), limit)])
 
 
 def _read_pictures(folder: Path, limit: int) -> FacesU8:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise ExportError(f"no crops.npy and no pictures ({', '.join(SUFFIXES)}) in {folder}")
+        raise ExportError(
+            f"no crops.npy and no pictures ({', '.join(SUFFIXES)}) in {folder}; name another folder"
+        )
     pictures = []
     for index in _spread(len(paths), limit):
         try:
             with Image.open(paths[index]) as picture:
                 pictures.append(np.asarray(picture.convert("RGB")))
         except (OSError, UnidentifiedImageError) as error:
-            raise ExportError(f"cannot read the picture {paths[index]}: {error}") from error
+            raise ExportError(
+                f"cannot read the picture {paths[index]}: {error}; mend or remove it"
+            ) from error
     if len({picture.shape for picture in pictures}) > 1:
-        raise ExportError(f"the pictures in {folder} differ in size; expected aligned crops of one size")
+        raise ExportError(f"the pictures in {folder} differ in size; name aligned crops of one size")
     return np.stack(pictures)
 
 

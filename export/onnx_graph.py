@@ -100,7 +100,7 @@ def checked(model: ModelProto) -> ModelProto:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the graph is not valid ONNX: {error}; export the network again") from error
+        raise ExportError(f"the graph is not valid ONNX: {error}; get the file again") from error
     return model
 
 

@@ -85,25 +85,19 @@ def in_backend(network: str, model: bytes, backend: str = DEFAULT_BACKEND) -> Ru
     return run
 
 
-def measure(network: str, reference: Run, candidate: Run, inputs: Mapping[str, NDArray]) -> Parity:
-    """Compares two programs on the same inputs, in batches of ``BATCHES`` in turns.
+def outputs_of(run: Run, inputs: Mapping[str, NDArray]) -> list[NDArray]:
+    """A program's outputs for inputs by name, in batches of ``BATCHES`` in turns.
 
     Args:
-        network: a name for the report.
-        reference: what is right, such as the trained network before any rewrite.
-        candidate: what was made of it.
-        inputs: every input by name, the same number of rows in each.
+        run: the program.
+        inputs: the same number of rows in each.
 
     Raises:
-        ParityError: the candidate cannot run, or the outputs differ in number, shape or dtype.
+        ParityError: it cannot run.
     """
     rows = len(next(iter(inputs.values())))
-    expected, found = [], []
-    for part in _slices(rows):
-        batch = {name: values[part] for name, values in inputs.items()}
-        expected.append(reference(batch))
-        found.append(candidate(batch))
-    return compare(network, _joined(expected), _joined(found))
+    batches = [run({name: values[part] for name, values in inputs.items()}) for part in _slices(rows)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def compare(network: str, expected: Sequence[NDArray], found: Sequence[NDArray]) -> Parity:
@@ -148,10 +142,6 @@ def gate(parity: Parity, precision: Precision) -> None:
             f"{parity.network} is not the network it was made from, by the bounds of {precision} on "
             f"{parity.faces} faces: {'; '.join(broken)}; {ADVICE}"
         )
-
-
-def _joined(batches: Sequence[Sequence[NDArray]]) -> list[NDArray]:
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def _slices(rows: int) -> Iterator[slice]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import BundleError
 from runtime.manifest import Bundle, sha256_of
+from runtime.manifest_checks import Rule, check_fields, is_list, is_number, is_text, whole
 from runtime.versioned_json import FileFormat
 
 if TYPE_CHECKING:  # reading a record needs no PyTorch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # reading a record needs no PyTorch
 PARITY_NAME = "parity.json"
 
 # What decides the numbers.
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "openvino", "torch")
+LIBRARIES = ("erasablemask", "numpy", "onnx", "onnxruntime", "openvino", "torch")
 
 _FORMAT = FileFormat(
     name="erasablemask-parity",
@@ -100,12 +100,13 @@ class ParityReport:
     Attributes:
         bundle: its name.
         precision: of its networks.
-        models: SHA-256 of the public bundle's files, by network.
+        models: SHA-256 of every network's file, of the restorer's before it is sealed.
         config_sha256: of the training run's configuration.
         faces: on what they were compared, in words.
         comparisons: all of them; every one passed its gate.
-        missing: backends that the precision is compared in where they are there, each with the reason.
+        missing: backends that the precision is compared in where they work, each with the reason.
         not_measured: why no recogniser looked at the faces; empty if one did.
+        processor: its name.
         versions: of the libraries.
     """
 
@@ -117,6 +118,7 @@ class ParityReport:
     comparisons: tuple[Comparison, ...]
     missing: dict[str, str]
     not_measured: str
+    processor: str
     versions: dict[str, str]
 
     def to_json(self) -> str:
@@ -139,38 +141,88 @@ def read_report(public: Bundle) -> ParityReport:
     Raises:
         BundleError: it is missing or malformed, or tells of other networks than the bundle's.
     """
-    found = {name: sha256_of(public.read(name)) for name in public.manifest.models}
+    manifest = public.manifest
+    found = {name: sha256_of(public.read(name)) for name in manifest.models}
     path = public.folder.parent / PARITY_NAME
     try:
         report = ParityReport.from_json(path.read_bytes())
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror or error}; {_FORMAT.remedy}") from error
-    if report.models != found:
-        raise BundleError(
-            f"expected {path} to tell of the bundle's networks, found other hashes; {_FORMAT.remedy}"
-        )
+    told = {name: report.models.get(name) for name in manifest.models}
+    if (told, report.bundle, report.precision, report.config_sha256) != (
+        found,
+        manifest.name,
+        manifest.precision,
+        manifest.training.get("config_sha256"),
+    ):
+        raise BundleError(f"expected {path} to tell of the bundle beside it, found another; {_FORMAT.remedy}")
     return report
 
 
 def _report(raw: dict[str, Any]) -> ParityReport:
-    return ParityReport(**{**raw, "comparisons": _each(_comparison, raw["comparisons"])})
+    check_fields(raw, _REPORT)
+    return ParityReport(**{**raw, "comparisons": tuple(map(_comparison, raw["comparisons"]))})
 
 
 def _comparison(raw: dict[str, Any]) -> Comparison:
-    task = raw["task"]
-    return Comparison(
-        **{
-            **raw,
-            "networks": _each(lambda fields: Parity(**fields), raw["networks"]),
-            "task": task and TaskParity(**{name: _pair(value) for name, value in task.items()}),
-        }
-    )
+    check_fields(raw, _COMPARISON)
+    networks, task = tuple(map(_parity, raw["networks"])), raw["task"]
+    return Comparison(**{**raw, "networks": networks, "task": None if task is None else _task(task)})
 
 
-def _each(make: Callable[[dict[str, Any]], Any], raw: list[dict[str, Any]]) -> tuple[Any, ...]:
-    return tuple(make(fields) for fields in raw)
+def _parity(raw: dict[str, Any]) -> Parity:
+    check_fields(raw, _PARITY)
+    return Parity(**raw)
 
 
-def _pair(value: Any) -> Any:
-    """JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
+def _task(raw: dict[str, Any]) -> TaskParity:
+    check_fields(raw, _TASK)
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
+    return TaskParity(**fields)
+
+
+def _or_null(rule: Rule) -> Rule:
+    expected, holds = rule
+    return f"{expected}, or null", lambda v: v is None or holds(v)
+
+
+_TEXT: Rule = ("text", is_text)
+_TEXTS: Rule = (
+    "a mapping of texts",
+    lambda v: isinstance(v, dict) and all(is_text(value) for value in v.values()),
+)
+_OBJECTS: Rule = (
+    "a list of objects, not empty",
+    lambda v: is_list(v, lambda o: isinstance(o, dict)) and v != [],
+)
+_COUNT = whole(1, 2**31)
+_AMOUNT: Rule = ("a number from 0 up", lambda v: is_number(v) and v >= 0)
+_SHARE: Rule = ("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
+_PAIR: Rule = ("two numbers from 0 up", lambda v: is_list(v, _AMOUNT[1]) and len(v) == 2)
+
+_REPORT: dict[str, Rule] = {
+    **dict.fromkeys(("bundle", "precision", "config_sha256", "faces", "not_measured", "processor"), _TEXT),
+    **dict.fromkeys(("models", "missing", "versions"), _TEXTS),
+    "comparisons": _OBJECTS,
+}
+_COMPARISON: dict[str, Rule] = {
+    "program": _TEXT,
+    "bounds": _TEXT,
+    "networks": _OBJECTS,
+    "task": ("an object, or null", lambda v: v is None or isinstance(v, dict)),
+}
+_PARITY: dict[str, Rule] = {
+    "network": _TEXT,
+    "faces": _COUNT,
+    **dict.fromkeys(("max", "mean", "p999"), _AMOUNT),
+    "within_one": _or_null(_SHARE),
+}
+_TASK: dict[str, Rule] = {
+    "recognizer": _TEXT,
+    "faces": _COUNT,
+    **dict.fromkeys(("own_drift", "restored_drift"), _AMOUNT),
+    "target_drift": _or_null(_AMOUNT),
+    **dict.fromkeys(("asr", "esr", "flips"), _or_null(_PAIR)),
+    "kept_attributes": _SHARE,
+    "ssim": ("a number up to 1", lambda v: is_number(v) and v <= 1),
+}

@@ -41,7 +41,7 @@ MIN_RANK = 2
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Gate:
     """Where an exported network is compared with the trained one.
 
@@ -74,25 +74,34 @@ class PrecisionSpec:
     gates: tuple[Gate, ...]
 
 
-# What ``auto`` takes on a CPU that computes in bfloat16, for any network in floats.
-_BFLOAT16 = Gate(backend="openvino-bf16", bounds="bf16-mixed")
+def _gates(first: str, bounds: Precision, *others: str) -> tuple[Gate, ...]:
+    """In what computes in float32, or in the file's own types; in bfloat16 no more can be asked of floats."""
+    return tuple(
+        Gate(backend, "bf16-mixed" if backend == "openvino-bf16" and bounds != "int8" else bounds)
+        for backend in (first, *others)
+    )
 
+
+# Every CPU backend that ``auto`` may take, for a network that loads in it.
 SPECS: dict[Precision, PrecisionSpec] = {
-    "fp32": PrecisionSpec(gates=(Gate(backend="ort-cpu", bounds="fp32"), _BFLOAT16)),
-    "fp16": PrecisionSpec(gates=(Gate(backend="ort-cpu", bounds="fp16"), _BFLOAT16)),
-    "fp16-mixed": PrecisionSpec(gates=(Gate(backend="ort-cpu", bounds="fp16-mixed"),)),
-    # ONNX Runtime's CPU has no bfloat16, and is no faster in int8.
-    "bf16-mixed": PrecisionSpec(dtype=torch.bfloat16, opset=22, upsampling="2x2", gates=(_BFLOAT16,)),
+    "fp32": PrecisionSpec(gates=_gates("ort-cpu", "fp32", "openvino-bf16", "openvino-fp32")),
+    "fp16": PrecisionSpec(gates=_gates("ort-cpu", "fp16", "openvino-bf16", "openvino-fp32")),
+    "fp16-mixed": PrecisionSpec(gates=_gates("ort-cpu", "fp16-mixed", "openvino-bf16", "openvino-fp32")),
+    # ONNX Runtime's CPU has no bfloat16.
+    "bf16-mixed": PrecisionSpec(
+        dtype=torch.bfloat16,
+        opset=22,
+        upsampling="2x2",
+        gates=_gates("openvino-bf16", "bf16-mixed", "openvino-fp32"),
+    ),
     # A CPU multiplies unsigned by signed numbers, and a range from zero up has twice the steps. TensorRT
     # knows signed ones around zero only, with which OpenVINO is five times as far off as ONNX Runtime.
     "int8": PrecisionSpec(
         upsampling="2x2",
         activations="uint8",
-        gates=(Gate(backend="openvino-fp32", bounds="int8"), Gate(backend="openvino-bf16", bounds="int8")),
+        gates=_gates("openvino-fp32", "int8", "openvino-bf16", "ort-cpu"),
     ),
-    "int8-gpu": PrecisionSpec(
-        upsampling="2x2", activations="int8", gates=(Gate(backend="ort-cpu", bounds="int8-gpu"),)
-    ),
+    "int8-gpu": PrecisionSpec(upsampling="2x2", activations="int8", gates=_gates("ort-cpu", "int8-gpu")),
 }
 
 _STORED: dict[Precision, int] = {
@@ -156,8 +165,8 @@ def check_precision(model: ModelProto, precision: Precision) -> None:
     """
     if wrong := _undelivered(model, precision):
         raise PrecisionError(
-            f"asked for {precision}, but it was not delivered for: {', '.join(wrong)}; export the network "
-            "again"
+            f"asked for {precision}, but it was not delivered for: {', '.join(wrong)}; name the precision "
+            "that the network is in"
         )
     if SPECS[precision].activations is not None:
         if not quantized_nodes(model):

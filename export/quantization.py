@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from runtime.backends import create_backend
+from runtime.backends.openvino import ACTIVATIONS
 
 from .errors import PrecisionError
 from .onnx_graph import checked
@@ -83,6 +84,8 @@ def quantize_int8(
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(model.metadata_props)
+    if activations == "int8":
+        quantized.metadata_props.add(key=ACTIVATIONS, value=activations)
     return checked(quantized)
 
 

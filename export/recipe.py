@@ -14,18 +14,19 @@ from runtime.authority import generate_key, read_key_file
 from runtime.backends import DEFAULT_BACKEND
 from runtime.errors import RecognizerError
 from runtime.manifest import Manifest, sha256_of
+from runtime.processor import processor_name
 from runtime.recognizers import EMBEDDING_DIM, find, load
 
 from .bundle import RESTORE, Network, Networks, check_free, write_bundles
-from .comparison import Task, compare_networks
+from .comparison import Comparing, Witness
 from .detector import export_detector
 from .engine import Engine, EngineOptions
-from .engines import PLAN_BOUNDS, build_engines, check_engines
+from .engines import PLAN_GATE, build_engines, check_engines, plan_graphs
 from .errors import ExportError
 from .faces import PARITY_FACES, FacesU8, inputs_of, load_faces, resized, synthetic_faces
 from .mixed import computing_in, to_fp16
 from .onnx_graph import to_onnx
-from .parity import gate, in_backend, in_torch, measure
+from .parity import compare, gate, in_backend, in_torch, outputs_of
 from .parity_report import LIBRARIES, Comparison, ParityReport
 from .precision import SPECS, Precision, check_precision, store_fp16
 from .quantization import quantize_int8
@@ -43,6 +44,9 @@ CALIBRATION_FACES = 128
 
 # P-Net, which proposes every face, is 30 kB: float16 would save nothing and move its boxes by a percent.
 _REDUCED_STAGES = ("rnet", "onet")
+
+# In the report: ``restore`` has no plan, and is the bundle's.
+PLAN_PROGRAM = "ort-cpu, the graphs of the plans"
 
 logger = logging.getLogger(__name__)
 
@@ -143,34 +147,40 @@ def build(request: BuildRequest) -> BuildReport:
         detector[stage], comparison = _export_stage(stage, graph, faces, request.precision)
         comparisons.append(comparison)
     logger.info("comparing with the trained networks")
-    task, not_measured = _task(request, manifest, faces, embeddings)
-    trained = {part.name: in_torch(part.module) for part in run.parts}
+    witness, not_measured = _witness(request, manifest, faces, embeddings)
+    comparing = Comparing(
+        {part.name: in_torch(part.module) for part in run.parts}, faces, len(run.attributes), witness
+    )
     data = {name: network.data for name, network in exported.items()}
-    gated, missing = compare_networks(trained, data, faces, len(run.attributes), request.precision, task)
+    gated, missing = comparing.everywhere(data, request.precision)
     restore = exported.pop(RESTORE)
     networks = Networks(public=exported, detector=detector, restore=restore)
     engines = {}
     if request.engines is not None:
+        models = {name: data[name] for name in exported}
+        graphs = plan_graphs(models, request.precision)
+        if graphs != models:
+            gated.append(comparing.within({**data, **graphs}, PLAN_GATE, program=PLAN_PROGRAM))
         engines = build_engines(
-            {name: network.data for name, network in exported.items()},
-            manifest,
+            models,
+            graphs,
+            precision=request.precision,
+            max_batch=manifest.max_batch,
             options=request.engines,
-            faces=faces,
-        )
-    drifts = tuple(engine.drift for engine in engines.values() if engine.drift is not None)
-    if drifts:
-        comparisons.append(
-            Comparison(program="ort-cpu, the graphs of the plans", bounds=PLAN_BOUNDS, networks=drifts)
         )
     parity = ParityReport(
         bundle=name,
         precision=request.precision,
-        models={name: sha256_of(network.data) for name, network in sorted({**exported, **detector}.items())},
+        models={
+            name: sha256_of(network.data)
+            for name, network in sorted({**exported, **detector, RESTORE: restore}.items())
+        },
         config_sha256=manifest.training["config_sha256"],
         faces=f"{len(faces)} {f'faces of {request.faces.name}' if request.faces else 'synthetic pictures'}",
         comparisons=(*gated, *comparisons),
         missing=missing,
         not_measured=not_measured,
+        processor=processor_name(),
         versions={name: installed_version(name) for name in LIBRARIES},
     )
     write_bundles(request.out, manifest, networks, key, new_key=new_key, engines=engines, parity=parity)
@@ -212,10 +222,10 @@ def _export(
     return Network.of(graph)
 
 
-def _task(
+def _witness(
     request: BuildRequest, manifest: Manifest, faces: FacesU8, embeddings: Embeddings
-) -> tuple[Task | None, str]:
-    """What the gate in the task's units needs, or why there is none."""
+) -> tuple[Witness | None, str]:
+    """Who looks at the faces in the gate in the task's units, or why nobody does."""
     if request.faces is None:
         return None, "synthetic pictures have no identity; name real faces with --faces"
     if len(faces) < PARITY_FACES:
@@ -231,7 +241,7 @@ def _task(
             f"expected {EMBEDDING_DIM} numbers of the target for sface, found {len(target)}; embed the "
             "target's photo with SFace, or leave --target-embedding out"
         )
-    return Task(
+    return Witness(
         recognizer=recognizer,
         strength=manifest.strength,
         injection=manifest.injection,
@@ -252,8 +262,9 @@ def _export_stage(
     before, network = Network.of(graph), Network.of(reduced)
     (spec,) = network.inputs
     pixels = faces if spec.shape[1] < 0 else resized(faces, spec.shape[1])
-    reference, candidate = (in_backend(name, n.data) for n in (before, network))
-    parity = measure(name, reference, candidate, {spec.name: pixels.astype(spec.dtype)})
+    inputs = {spec.name: pixels.astype(spec.dtype)}
+    expected, found = (outputs_of(in_backend(name, n.data), inputs) for n in (before, network))
+    parity = compare(name, expected, found)
     gate(parity, stored)
     return network, Comparison(program=DEFAULT_BACKEND, bounds=stored, networks=(parity,))
 

@@ -51,7 +51,8 @@ def engine_options(command: Command) -> Command:
             "--target-gpu",
             multiple=True,
             metavar="X.Y",
-            help="Compute capability that plans are for, repeatable; 8.0+: Ampere and newer.",
+            help="Compute capability that plans are for, repeatable; 8.0+: Ampere and newer, with "
+            "tensorrt_rtx but for 9.0 and 10.0.",
         ),
         click.option(
             "--tensorrt",
@@ -100,16 +101,19 @@ def serve_bundles(
     engines: dict[str, Engine] = {}
     if options is not None:
         try:
-            from .engines import build_engines
+            from .engines import build_engines, check_engines, compare_graphs, plan_graphs
             from .faces import PARITY_FACES, synthetic_faces
         except ImportError as error:
             raise MissingExtraError(error.name or str(error), "export") from error
         bundle = open_bundle(public)
+        manifest = bundle.manifest
+        check_engines(manifest.precision, options)
+        models = {name: bundle.read(name) for name in MODELS["public"]}
+        graphs = plan_graphs(models, manifest.precision)
+        faces = synthetic_faces(PARITY_FACES, manifest.image_size)
+        compare_graphs(models, graphs, faces, len(manifest.attributes))
         engines = build_engines(
-            {name: bundle.read(name) for name in MODELS["public"]},
-            bundle.manifest,
-            options=options,
-            faces=synthetic_faces(PARITY_FACES, bundle.manifest.image_size),
+            models, graphs, precision=manifest.precision, max_batch=manifest.max_batch, options=options
         )
     write_repositories(public, authority, out, overwrite=overwrite, engines=engines)
     return engines
@@ -127,9 +131,6 @@ def say_written(out: Path, engines: Mapping[str, Engine]) -> None:
             f"{about.batch.min} to {about.batch.max}, GPUs {about.gpus()}, {len(engine.plan) / 2**20:.1f} "
             f"MiB in {about.build_s:.1f} s"
         )
-        if engine.drift is not None:
-            largest = f"largest difference {engine.drift.max:.3g}"
-            click.echo(f"  built of a graph that computes in {about.precision}: {largest} from the bundle's")
     if not engines:
         click.echo(PLANS_HINT)
 

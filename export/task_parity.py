@@ -59,56 +59,80 @@ TASK_BOUNDS: dict[Precision, TaskBounds] = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Faces that went the whole way through the three networks, and what a recogniser sees of them.
+
+    Attributes:
+        attributes: float32 ``(N, n)``, 0 or 1.
+        protected: uint8 ``(N, S, S, 3)``.
+        protected_as, restored_as: embeddings ``(N, D)``.
+    """
+
+    attributes: NDArray[np.float32]
+    protected: FacesU8
+    protected_as: NDArray[np.float32]
+    restored_as: NDArray[np.float32]
+
+
+def look_at(
+    networks: Functions, faces: FacesU8, recognizer: Recognizer, *, strength: float, injection: float
+) -> Seen:
+    """Protects and erases faces ``(N, S, S, 3)`` with the bundle's knobs, and embeds both.
+
+    Raises:
+        ParityError: a network cannot run.
+    """
+    probabilities = _batched(networks.attributes, {"faces": faces})
+    attributes = (probabilities >= 0.5).astype(np.float32)
+    column = np.ones((len(faces), 1), np.float32)
+    knobs = {"strength": column * np.float32(strength), "injection": column * np.float32(injection)}
+    protected = _batched(networks.protect, {"faces": faces, "attributes": attributes, **knobs})
+    restored = _batched(networks.restore, {"faces": protected})
+    return Seen(attributes, protected, embed(protected, recognizer), embed(restored, recognizer))
+
+
 def measure_task(
-    trained: Functions,
-    exported: Functions,
-    faces: FacesU8,
+    trained: Seen,
+    exported: Seen,
+    clean: NDArray[np.floating],
     recognizer: Recognizer,
-    *,
-    strength: float,
-    injection: float,
     target: NDArray[np.floating] | None,
 ) -> TaskParity:
     """Compares both ways through the networks.
 
     Args:
-        faces: uint8 ``(N, S, S, 3)`` aligned faces.
-        strength, injection: the bundle's defaults.
+        trained, exported: of the same faces.
+        clean: the faces' own embeddings ``(N, 128)``.
+        recognizer: what embedded them.
         target: the target's embedding ``(128,)`` in SFace's space.
-
-    Raises:
-        ParityError: a network cannot run.
     """
-    ways = [_through(networks, faces, strength, injection) for networks in (trained, exported)]
-    clean = _embed(faces, recognizer)
-    protected = [_embed(way.protected, recognizer) for way in ways]
-    restored = [_embed(way.restored, recognizer) for way in ways]
 
-    def drift(found: list[NDArray], reference: NDArray) -> float:
-        cosines = [(embeddings * reference).sum(1) for embeddings in found]
+    def drift(name: str, reference: NDArray) -> float:
+        cosines = [(getattr(seen, name) * reference).sum(1) for seen in (trained, exported)]
         return float(np.abs(cosines[0] - cosines[1]).max())
 
     target_drift, asr, esr, flips = None, None, None, None
     if target is not None:
         unit = target / np.linalg.norm(target)
         threshold = recognizer.threshold(DEFAULT_FAR)
-        target_drift = drift(protected, unit)
-        passing = [embeddings @ unit >= threshold for embeddings in protected]
-        released = [embeddings @ unit < threshold for embeddings in restored]
+        target_drift = drift("protected_as", unit)
+        passing = [seen.protected_as @ unit >= threshold for seen in (trained, exported)]
+        released = [seen.restored_as @ unit < threshold for seen in (trained, exported)]
         asr = float(passing[0].mean()), float(passing[1].mean())
         esr = float(released[0].mean()), float(released[1].mean())
         flips = int((passing[0] != passing[1]).sum()), int((released[0] != released[1]).sum())
     return TaskParity(
         recognizer=recognizer.card.name,
-        faces=len(faces),
+        faces=len(clean),
         target_drift=target_drift,
-        own_drift=drift(protected, clean),
-        restored_drift=drift(restored, clean),
+        own_drift=drift("protected_as", clean),
+        restored_drift=drift("restored_as", clean),
         asr=asr,
         esr=esr,
         flips=flips,
-        kept_attributes=float((ways[0].attributes == ways[1].attributes).mean()),
-        ssim=min(map(_ssim, ways[0].protected, ways[1].protected)),
+        kept_attributes=float((trained.attributes == exported.attributes).mean()),
+        ssim=min(map(_ssim, trained.protected, exported.protected)),
     )
 
 
@@ -145,22 +169,6 @@ def gate_task(parity: TaskParity, precision: Precision) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Way:
-    attributes: NDArray[np.float32]
-    protected: FacesU8
-    restored: FacesU8
-
-
-def _through(networks: Functions, faces: FacesU8, strength: float, injection: float) -> _Way:
-    probabilities = _batched(networks.attributes, {"faces": faces})
-    attributes = (probabilities >= 0.5).astype(np.float32)
-    column = np.ones((len(faces), 1), np.float32)
-    knobs = {"strength": column * np.float32(strength), "injection": column * np.float32(injection)}
-    protected = _batched(networks.protect, {"faces": faces, "attributes": attributes, **knobs})
-    return _Way(attributes, protected, _batched(networks.restore, {"faces": protected}))
-
-
 def _batched(run: Run, inputs: Mapping[str, NDArray]) -> NDArray:
     step, rows = max(BATCHES), len(next(iter(inputs.values())))
     parts = []
@@ -170,7 +178,8 @@ def _batched(run: Run, inputs: Mapping[str, NDArray]) -> NDArray:
     return np.concatenate(parts)
 
 
-def _embed(faces: FacesU8, recognizer: Recognizer) -> NDArray[np.float32]:
+def embed(faces: FacesU8, recognizer: Recognizer) -> NDArray[np.float32]:
+    """Embeddings ``(N, 128)`` of aligned faces ``(N, S, S, 3)``."""
     landmarks = crop_template(faces.shape[1])
     return np.stack([recognizer.embed(face, landmarks) for face in faces])
 

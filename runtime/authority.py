@@ -147,8 +147,14 @@ def write_key_file(path: Path, key: bytes) -> str:
         raise SecretError(f"{path} exists, and keys are never overwritten; choose another name") from error
     except OSError as error:
         raise SecretError(f"cannot write {path}: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SecretError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
     return key_id(key)
 
 

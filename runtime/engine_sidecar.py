@@ -132,8 +132,8 @@ class EngineSidecar:
         """The GPUs that it runs on, in words, such as ``8.0, 8.6 or newer than 8.6``."""
         if self.architectures is None:
             return "unknown"
-        newer = f" or newer than {self.architectures[-1]}" if self.hardware_compatible else ""
-        return f"{', '.join(self.architectures)}{newer}"
+        last = f" than {self.architectures[-1]}" if len(self.architectures) > 1 else ""
+        return ", ".join(self.architectures) + (f" or newer{last}" if self.hardware_compatible else "")
 
     def _demand(self, what: str, expected: str, found: str) -> None:
         if found != expected:

@@ -16,10 +16,11 @@ from export.build import main
 from export.errors import ParityError
 from export.faces import PARITY_FACES, synthetic_faces
 from export.parity import in_torch
+from export.parity_report import TaskParity
 from export.precision import PRECISIONS, Precision, check_precision, store_fp16, widen
 from export.recipe import CALIBRATION_FACES
 from export.run import load_run
-from export.task_parity import Functions, TaskParity, gate_task, measure_task
+from export.task_parity import Functions, embed, gate_task, look_at, measure_task
 from runtime.engine_sidecar import read_engine
 from runtime.manifest import open_bundle
 from runtime.recognizers import load
@@ -64,7 +65,7 @@ def test_what_is_asked_for_is_in_the_bundle(
         "--run", run_folder, "--out", tmp_path / "out", "--precision", precision, "--demo", "--faces", faces
     )
     assert result.exit_code == 0, result.output
-    assert "cosine of protected to owner" in result.output
+    assert "protected to owner" in result.output
     bundle = open_bundle(tmp_path / "out" / "public")
     assert bundle.manifest.precision == precision
     for name in bundle.manifest.models:
@@ -203,13 +204,17 @@ def functions(run_folder: Path) -> Functions:
     return Functions(**{part.name: in_torch(part.module) for part in load_run(run_folder).parts})
 
 
+def measured(trained: Functions, exported: Functions, target: np.ndarray | None) -> TaskParity:
+    faces, recognizer = synthetic_faces(5, SIZE), load()
+    seen = [look_at(n, faces, recognizer, strength=0.5, injection=0.1) for n in (trained, exported)]
+    return measure_task(*seen, embed(faces, recognizer), recognizer, target)
+
+
 def test_equal_networks_do_the_same_work(run_folder: Path) -> None:
     networks = functions(run_folder)
     target = np.zeros(128, np.float32)
     target[0] = 1
-    parity = measure_task(
-        networks, networks, synthetic_faces(5, SIZE), load(), strength=0.5, injection=0.1, target=target
-    )
+    parity = measured(networks, networks, target)
     assert (parity.target_drift, parity.own_drift, parity.restored_drift) == (0, 0, 0)
     assert (parity.kept_attributes, parity.ssim, parity.faces) == (1, 1, 5)
     assert parity.asr is not None
@@ -225,9 +230,7 @@ def test_another_protection_is_found_out(run_folder: Path) -> None:
         attributes=lambda inputs: [np.zeros((len(inputs["faces"]), len(NAMES)), np.float32)],
         restore=networks.restore,
     )
-    parity = measure_task(
-        networks, other, synthetic_faces(5, SIZE), load(), strength=0.5, injection=0.1, target=None
-    )
+    parity = measured(networks, other, None)
     assert parity.target_drift is None
     with pytest.raises(ParityError, match=r"by the bounds of int8 on 5 faces seen by sface"):
         gate_task(parity, "int8")

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -24,8 +25,9 @@ from export.build import main as build
 from export.repository import main as repository
 from export.wrappers import ProtectExport
 from runtime import shipped
+from runtime.authority import Secret, read_key_file, unseal_model
 from runtime.cli import main as erasablemask
-from runtime.manifest import MANIFEST_NAME, Bundle
+from runtime.manifest import MANIFEST_NAME, Bundle, open_bundle
 
 from .conftest import PORTRAIT, MakeBundle, protect_bytes
 from .tiny_run import save_run
@@ -33,6 +35,11 @@ from .tiny_run import save_run
 ROOT = Path(__file__).parents[1]
 NO_SUCH_OPERATOR = onnx.load_from_string(protect_bytes())
 NO_SUCH_OPERATOR.graph.node[3].op_type = "Addition"
+# A weight in float16, read by nothing.
+IN_HALF = onnx.load_from_string(protect_bytes())
+IN_HALF.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((16, 16), np.float16), "half"))
+NO_SUCH_OPERATOR_IN_HALF = onnx.load_from_string(IN_HALF.SerializeToString())
+NO_SUCH_OPERATOR_IN_HALF.graph.node[3].op_type = "Addition"
 BROKEN = {"unknown operator": NO_SUCH_OPERATOR.SerializeToString(), "cut": protect_bytes()[:-100]}
 
 
@@ -85,7 +92,9 @@ def test_a_broken_network_protects_nothing(
     [
         ("fp32", "unknown operator", "TensorRT cannot parse the ONNX file: node 3 (Addition ''): "),
         ("fp32", "cut", "its file holds no ONNX: Error parsing message"),
+        ("fp32", "in half", "asked for fp32, but it was not delivered for: half; name the precision"),
         ("fp16", "unknown operator", "asked for fp16, but no weight has 256 elements or more"),
+        ("fp16", "unknown operator in half", "the graph is not valid ONNX: No Op registered for Addition"),
         ("fp16", "cut", "its file holds no ONNX: Error parsing message"),
     ],
 )
@@ -93,7 +102,9 @@ def test_a_broken_network_gets_no_plan(
     precision: str, fault: str, message: str, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra dev)")
-    bundle = make_bundle(models={"protect": BROKEN[fault]}, precision=precision).folder
+    in_half = {"in half": IN_HALF, "unknown operator in half": NO_SUCH_OPERATOR_IN_HALF}
+    network = in_half[fault].SerializeToString() if fault in in_half else BROKEN[fault]
+    bundle = make_bundle(models={"protect": network}, precision=precision).folder
     (tmp_path / "both").mkdir()
     bundle.rename(tmp_path / "both" / "public")
     command = ("--bundle", tmp_path / "both", "--out", tmp_path / "out", "--tensorrt", "tensorrt_rtx")
@@ -252,16 +263,40 @@ def test_a_full_disk_leaves_nothing(run: Path, bundle: Path) -> None:
 # Ctrl-C.
 
 
-@pytest.mark.parametrize("step", ["write_repositories", "write_key_file", "replace_folder"])
-def test_an_interrupted_export_leaves_nothing(
-    step: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "step", ["export.bundle.write_repositories", "export.bundle.replace_folder", "os.fdopen"]
+)
+def test_an_interrupted_export_leaves_all_as_it_was(
+    step: str, overwrite: bool, run: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Amid its writing: neither a bundle nor a key nor what was written under another name."""
+    """No bundle and no key, nor what was written under other names; the last is amid the key's writing."""
+    if overwrite:
+        shutil.copytree(bundle, tmp_path / "out")
+    command = ["--run", run, "--out", tmp_path / "out", "--new-key", tmp_path / "new.key", "--overwrite"]
+    monkeypatch.setattr(step, interrupted)
+    assert refused(build, *command, folder=tmp_path).endswith("Aborted!\n")
 
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"export.bundle.{step}", interrupted)
-    key = tmp_path / "new.key"
-    said = refused(build, "--run", run, "--out", tmp_path / "out", "--new-key", key, folder=tmp_path)
-    assert said.endswith("Aborted!\n")
+def test_a_key_stays_once_its_bundle_is_in_place(
+    run: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while the old bundle is removed."""
+    out, key = tmp_path / "out", tmp_path / "new.key"
+    shutil.copytree(bundle, out)
+    remove = shutil.rmtree
+
+    def removing(path: Path, **options: Any) -> None:
+        if path.suffix == ".old":
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    command = ["--run", run, "--out", out, "--new-key", key, "--overwrite"]
+    result = CliRunner().invoke(build, list(map(str, command)))
+    assert result.exit_code == 1
+    assert unseal_model(open_bundle(out / "authority"), Secret.from_key(read_key_file(key)))

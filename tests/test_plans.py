@@ -185,6 +185,7 @@ def test_without_the_library_the_extra_is_named_and_auto_goes_on(
     [
         ("protect", ("--backend", "tensorrt"), "--backend tensorrt needs --engines FOLDER"),
         ("protect", ("--allow-host-code",), "--allow-host-code belongs to --backend tensorrt or auto"),
+        ("protect", ("--backend", "auto", "--allow-host-code"), "--allow-host-code is about plans"),
         ("protect", ("--engines", "."), "--engines belongs to --backend tensorrt or auto"),
         ("erase", ("--backend", "tensorrt"), "'tensorrt' is not one of 'auto', 'ort-cpu'"),
     ],

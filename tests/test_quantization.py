@@ -15,7 +15,8 @@ from export.onnx_graph import checked
 from export.precision import SPECS, Precision, check_precision
 from export.quantization import Activations, activation_ranges, not_quantized, quantize_int8, quantized_nodes
 from export.quantized_moves import quantize_before_moves
-from runtime.backends import create_backend
+from runtime.backends import AUTO, create_backend
+from runtime.errors import BackendError
 
 CHANNELS = 8
 MOVES = ("DepthToSpace", "Slice", "Concat")
@@ -105,13 +106,27 @@ def test_only_what_the_inner_convolution_reads_is_quantised(precision: Precision
     assert kinds[pairs[0].input[2]].data_type == kind
     weights = [tensor for tensor in quantized.graph.initializer if list(tensor.dims[2:]) == [3, 3]]
     assert [tensor.data_type for tensor in weights] == [TensorProto.INT8]
-    assert {prop.key: prop.value for prop in quantized.metadata_props} == {"terms": "none"}
+    around_zero = {"activations": "int8"} if precision == "int8-gpu" else {}
+    assert {prop.key: prop.value for prop in quantized.metadata_props} == {"terms": "none"} | around_zero
     check_precision(quantized, precision)
     if precision == "int8-gpu":
         zero = numpy_helper.to_array(kinds[pairs[0].input[2]])
         assert zero == 0
         with pytest.raises(PrecisionError, match="asked for int8, but it was not delivered for: inner"):
             check_precision(quantized, "int8")
+
+
+def test_what_is_quantised_around_zero_is_refused_by_openvino_and_passed_over_by_auto(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be far off there."""
+    pytest.importorskip("openvino")
+    network = quantize_int8(chain(), pictures(), "int8").SerializeToString()
+    with pytest.raises(BackendError, match="quantised around zero, for TensorRT, and far off in OpenVINO"):
+        create_backend("openvino-fp32", network)
+    monkeypatch.setattr("runtime.backends.AUTO_ORDER", ("openvino-fp32", "ort-cpu"))
+    with create_backend(AUTO, network) as backend:
+        assert backend.name == "ort-cpu"
 
 
 def test_what_was_not_quantised_is_named() -> None:

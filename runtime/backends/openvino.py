@@ -25,6 +25,9 @@ BATCH_SIZES = (8, 4, 2, 1)
 
 logger = logging.getLogger(__name__)
 
+# Says in a network's metadata that what its convolutions read is quantised around zero.
+ACTIVATIONS = "activations"
+
 
 class OpenVinoBackend(Closing):
     """A network in OpenVINO, compiled for one face at once and for the rest of ``BATCH_SIZES`` when needed.
@@ -62,7 +65,7 @@ class OpenVinoBackend(Closing):
             core = openvino.Core()
             able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         except Exception as error:  # OpenVINO raises plain RuntimeErrors
-            raise BackendError(f"OpenVINO cannot use this CPU: {error}") from error
+            raise BackendError(f"OpenVINO cannot use this CPU: {error}; use ort-cpu") from error
         if precision == "bf16" and "BF16" not in able:
             raise BackendError(
                 f"this CPU does not compute in bf16 (OpenVINO lists: {', '.join(able)}); use openvino-fp32"
@@ -75,12 +78,18 @@ class OpenVinoBackend(Closing):
             options["ENABLE_CPU_PINNING"] = "YES" if threads >= len(os.sched_getaffinity(0)) else "NO"
         try:
             graph = core.read_model(model)
+            around_zero = graph.has_rt_info(["framework", ACTIVATIONS])
             if upsampling is not None:
                 replace_transposed(graph, upsampling)
         except Exception as error:  # as above
             raise BackendError(
                 f"OpenVINO cannot load the network: {error}; use ort-cpu, or update OpenVINO"
             ) from error
+        if around_zero:
+            raise BackendError(
+                "the network is quantised around zero, for TensorRT, and far off in OpenVINO; use ort-cpu, "
+                "or export it with --precision int8"
+            )
         self.name = f"openvino-{precision}"
         self._core, self._options = core, options
         self._graph: Any = graph
@@ -127,7 +136,7 @@ class OpenVinoBackend(Closing):
                 )
                 compiled = self._core.compile_model(graph, "CPU", self._options)
             except Exception as error:  # as above
-                raise BackendError(f"OpenVINO cannot compile the network: {error}") from error
+                raise BackendError(f"OpenVINO cannot compile the network: {error}; use ort-cpu") from error
             self._programs[batch] = compiled.create_infer_request()
         return self._programs[batch]
 

@@ -145,7 +145,7 @@ class TensorRtBackend(Closing):
         self._runtime.engine_host_code_allowed = allow_host_code
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise BackendError(f"{self.name} cannot load the plan: {in_words(errors)}")
+            raise BackendError(f"{self.name} cannot load the plan: {in_words(errors)}; rebuild it here")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise BackendError(
@@ -221,7 +221,9 @@ class TensorRtBackend(Closing):
             np.copyto(part, inputs[name])
             self._cuda.memcpy_htod_async(buffer.device, part, self._stream)
             if not self._context.set_input_shape(name, part.shape):
-                raise BackendError(f"{self.name} refuses {part.shape} for {name!r}: {in_words(errors)}")
+                raise BackendError(
+                    f"{self.name} refuses {part.shape} for {name!r}: {in_words(errors)}; {FAILED}"
+                )
         if not self._context.execute_async_v3(self._stream.handle):
             raise BackendError(f"the network failed on {self.name}: {in_words(errors)}; {FAILED}")
         for buffer in self._outputs.values():

@@ -57,6 +57,8 @@ def backend_options(command: Command, *, plans: bool = False) -> Command:
         _refuse_others_options(backend)
         if backend == TRITON:
             return command(backend=_server(**settings), in_flight=in_flight, **rest)
+        if allow_host_code and engines is None:
+            raise click.UsageError("--allow-host-code is about plans; name their folder with --engines")
         chosen: Any = backend
         if backend == TENSORRT or (backend == AUTO and engines is not None):
             chosen = _plans(backend, engines, rest["threads"], allow_host_code)
