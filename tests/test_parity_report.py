@@ -32,6 +32,8 @@ from runtime.shipped import default_bundle
 
 from .tiny_run import SIZE, save_run
 
+REPORTS = Path(__file__).parents[1] / "benchmarks" / "results" / "parity"
+
 
 def build(*options: object) -> Result:
     return CliRunner().invoke(main, [str(option) for option in options])
@@ -204,18 +206,33 @@ def test_the_graph_of_a_plan_is_compared_with_the_bundles_file(
     assert not (tmp_path / "out").exists()
 
 
-# The shipped report.
+# The shipped report, and those of the other precisions.
+
+
+def check(report: ParityReport) -> None:
+    """Every comparison in every backend is there, and keeps its bounds."""
+    gates = [(gate.backend, gate.bounds) for gate in SPECS[report.precision].gates]
+    assert [(c.program, c.bounds) for c in report.comparisons if c.task is not None] == gates
+    for one in report.comparisons:
+        for parity in one.networks:
+            gate(parity, one.bounds)
+        if one.task is not None:
+            gate_task(one.task, one.bounds)
+
+
+@pytest.mark.parametrize("precision", ["fp16-mixed", "bf16-mixed", "int8", "int8-gpu"])
+def test_other_precisions_are_reported_of_the_same_run(precision: str) -> None:
+    report = ParityReport.from_json((REPORTS / f"{precision}.json").read_bytes())
+    assert report.precision == precision
+    assert report.config_sha256 == read_report(open_bundle(default_bundle("public"))).config_sha256
+    check(report)
 
 
 def test_the_shipped_report_tells_of_the_shipped_networks_and_is_shown(tmp_path: Path) -> None:
     report = read_report(open_bundle(default_bundle("public")))
     assert report.not_measured == ""
     assert {c.program for c in report.comparisons} == {"ort-cpu", "openvino-bf16", "openvino-fp32"}
-    for one in report.comparisons:
-        for parity in one.networks:
-            gate(parity, one.bounds)
-        if one.task is not None:
-            gate_task(one.task, one.bounds)
+    check(report)
     authority = open_bundle(default_bundle("authority"))
     key = Secret.from_key(read_key_file(authority.folder / "demo.key"))
     assert report.models["restore"] == sha256_of(unseal_model(authority, key))
