@@ -20,9 +20,11 @@ from rich.console import Console
 from ..common import environment
 from ..schema import write_result
 
-# The reference makes a meta step of second order in every step. Its bounds are loose and the attack's own
-# (epsilon) never reached: where all variants stop at one attack loss, nothing tells them apart.
+# The reference has the paper's loss, without the owner term, and makes a meta step of second order in every
+# step. Its bounds are loose and the attack's own (epsilon) never reached: where all variants stop at one
+# attack loss, nothing tells them apart.
 REFERENCE = {
+    "attack_settings.owner_weight": "0",
     "attack_settings.meta_every": "1",
     "attack_settings.injection": "0.05",
     "attack_settings.epsilon": "0.1",
@@ -35,16 +37,19 @@ REFERENCE = {
     "attack.ramps.lpips": "0",
     "attack.ramps.erasure": "0",
 }
+_OWNER = {"attack_settings.owner_weight": "2"}
 # What each variant changes.
 VARIANTS: dict[str, dict[str, str]] = {
     "reference": {},
     "without meta-auxiliary": {"attack_settings.meta_every": "0"},
     "first order": {"attack_settings.second_order": "false"},
-    "without owner term": {"attack_settings.owner_weight": "0"},
     "gamma 0": {"attack_settings.injection": "0"},
     "gamma 0.1": {"attack_settings.injection": "0.1"},
     "beta 0.3": {"attack_settings.strength": "0.7"},
     "beta 0.7": {"attack_settings.strength": "0.3"},
+    "owner term": _OWNER,
+    "owner term first order": {**_OWNER, "attack_settings.second_order": "false"},
+    "owner term without meta-auxiliary": {**_OWNER, "attack_settings.meta_every": "0"},
 }
 
 
