@@ -261,3 +261,24 @@ def memory_door(one_fake: Any) -> Iterator[Any]:
 
     with door_to(one_fake, shared_memory=True) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training run of tiny networks; tests do not change it."""
+    from .tiny_run import save_run
+
+    return save_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Faces for its export: enough to compare and to calibrate."""
+    from export.faces import PARITY_FACES, synthetic_faces
+    from export.recipe import CALIBRATION_FACES
+
+    from .tiny_run import SIZE
+
+    path = tmp_path_factory.mktemp("faces") / "crops.npy"
+    np.save(path, synthetic_faces(PARITY_FACES + CALIBRATION_FACES, SIZE))
+    return path

@@ -14,11 +14,10 @@ from onnx import ModelProto
 from export import repository
 from export.build import main
 from export.errors import ParityError
-from export.faces import PARITY_FACES, synthetic_faces
+from export.faces import synthetic_faces
 from export.parity import in_torch
 from export.parity_report import TaskParity
 from export.precision import PRECISIONS, Precision, check_precision, store_fp16, widen
-from export.recipe import CALIBRATION_FACES
 from export.run import load_run
 from export.task_parity import Functions, embed, gate_task, look_at, measure_task
 from runtime.engine_sidecar import read_engine
@@ -26,19 +25,7 @@ from runtime.manifest import open_bundle
 from runtime.recognizers import load
 
 from .test_precision import linear
-from .tiny_run import NAMES, SIZE, save_run
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_run(tmp_path_factory.mktemp("runs") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("faces") / "crops.npy"
-    np.save(path, synthetic_faces(PARITY_FACES + CALIBRATION_FACES, SIZE))
-    return path
+from .tiny_run import NAMES, SIZE
 
 
 def build(*options: object) -> Result:

@@ -16,12 +16,10 @@ from onnx import ModelProto, numpy_helper
 
 from export import comparison, engines, repository
 from export.build import main
-from export.faces import PARITY_FACES, synthetic_faces
 from export.mixed import to_fp16
 from export.parity import Run, gate, in_backend
 from export.parity_report import PARITY_NAME, ParityReport, read_report
 from export.precision import PRECISIONS, SPECS, Precision
-from export.recipe import CALIBRATION_FACES
 from export.task_parity import gate_task
 from runtime import shipped
 from runtime.authority import Secret, read_key_file, unseal_model
@@ -29,8 +27,6 @@ from runtime.backends import AUTO_ORDER
 from runtime.errors import BundleError
 from runtime.manifest import open_bundle, sha256_of
 from runtime.shipped import default_bundle
-
-from .tiny_run import SIZE, save_run
 
 REPORTS = Path(__file__).parents[1] / "benchmarks" / "results" / "parity"
 
@@ -42,18 +38,6 @@ def build(*options: object) -> Result:
 def computes_in_bf16() -> bool:
     openvino = pytest.importorskip("openvino")
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_run(tmp_path_factory.mktemp("runs") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("faces") / "crops.npy"
-    np.save(path, synthetic_faces(PARITY_FACES + CALIBRATION_FACES, SIZE))
-    return path
 
 
 def test_the_report_lies_beside_the_bundles_and_reads_back(

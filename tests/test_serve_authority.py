@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,18 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
 from runtime.authority import load_secret, seal_bundle_model, unseal_model
 from runtime.backends import create_backend
 from runtime.manifest import open_bundle, sha256_of
 from runtime.serving.certificate_maker import CertificateMaker
 from runtime.shipped import default_bundle
-from tests.doors import records, refused
+from tests.authority_serving import Served, authority, faces, request_of
+from tests.doors import refused
 from tests.serving import (
     ROOT,
     THREADS,
-    AuthorityFiles,
-    Running,
     authority_files,
     change_manifest,
     children,
@@ -45,62 +44,11 @@ from tests.serving import (
     files_holding,
     inverted,
     is_running,
-    serving,
     skip_without_server,
 )
 
 GROUP = ROOT / "examples" / "group.jpg"
 SECRET = load_secret(default_bundle("authority") / "demo.key")
-
-
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """An authority's server and what it was started with."""
-
-    server: Running
-    files: AuthorityFiles
-    started: float
-
-    @property
-    def remote(self) -> list[str]:
-        """For ``erase``."""
-        return ["--backend", "triton", "--url", f"grpcs://{self.server.url}"]
-
-    def channel(self) -> grpc.Channel:
-        """Of the client ``clerk``."""
-        ca, certificate, key = (self.files.folder / name for name in ("ca.pem", "clerk.pem", "clerk.key"))
-        credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in (ca, key, certificate)))
-        return grpc.secure_channel(self.server.url, credentials, [("grpc.use_local_subchannel_pool", 1)])
-
-    @contextmanager
-    def connect(self) -> Iterator[Callable[..., NDArray]]:
-        """The client ``clerk``: restores the faces of a seed."""
-        with self.channel() as on:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(on)
-
-            def restore(seed: int, count: int = 1) -> NDArray:
-                array = faces(seed, count)
-                answer = stub.ModelInfer(request_of(array), timeout=30)
-                return np.frombuffer(answer.raw_output_contents[0], np.uint8).reshape(array.shape)
-
-            yield restore
-
-    def audit(self) -> list[dict[str, Any]]:
-        """The requests in the log, once ``audit verify`` has found it whole."""
-        done = erasablemask("audit", "verify", self.files.audit_log)
-        assert done.returncode == 0, done.stderr
-        return records(self.files.audit_log)
-
-
-@contextmanager
-def authority(folder: Path, bundle: Path | None = None, log: Path | None = None) -> Iterator[Served]:
-    skip_without_server()
-    files, started = authority_files(folder), time.time()
-    if log is not None:
-        files = dataclasses.replace(files, audit_log=log)
-    options = [*files.options(), "--log-format", "json"]
-    with serving(folder, *options, role="authority", bundle=bundle) as server:
-        yield Served(server, files, started)
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +91,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     done = erasablemask("erase", protected, "-o", restored, "--threads", THREADS, "--key-file", key)
     assert done.returncode == 0, done.stderr
     return protected, restored.read_bytes()
-
-
-def faces(seed: int, count: int = 1) -> NDArray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 128, 128, 3), dtype=np.uint8)
-
-
-def request_of(array: NDArray) -> Any:
-    request = service_pb2.ModelInferRequest(model_name="restore", raw_input_contents=[array.tobytes()])
-    request.inputs.add(name="faces", datatype="UINT8", shape=array.shape)
-    return request
 
 
 # Whom it serves, and what it records.
