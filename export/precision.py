@@ -37,6 +37,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # weigh nothing, and an error in one of them shifts a whole channel.
 MIN_ELEMENTS = 256
 MIN_RANK = 2
+# Of the name of a weight that is stored in float16 and cast to float32 under its own name.
+FP16_SUFFIX = ".fp16"
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -129,10 +131,9 @@ def store_fp16(model: ModelProto) -> ModelProto:
                 f"+-{_FLOAT16_MAX:.0f}, found up to {np.abs(values).max():g}; export in fp32"
             )
         name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.fp16"))
-        casts.append(
-            helper.make_node("Cast", [f"{name}.fp16"], [name], name=f"{name}.cast", to=TensorProto.FLOAT)
-        )
+        half = name + FP16_SUFFIX
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), half))
+        casts.append(helper.make_node("Cast", [half], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
     nodes = [*casts, *stored.graph.node]
     del stored.graph.node[:]
     stored.graph.node.extend(nodes)

@@ -59,7 +59,7 @@ def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
         assert result.exit_code == 0, result.output
     assert [module for module, _ in calls] == ["training", "training.evaluation"]
     assert "attack_settings.injection=0" in calls[0][1]
-    assert "attack_settings.meta_every=1" in calls[0][1]
+    assert "attack_settings.meta_every=4" in calls[0][1]
     saved = json.loads((tmp_path / "out.json").read_text())
     assert saved["variants"]["gamma 0"]["evaluation"] == measured(0.6)
     assert saved["variants"]["gamma 0"]["seconds"] == 0
