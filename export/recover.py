@@ -41,6 +41,7 @@ Example:
       --key-file runtime/bundles/compact/authority/demo.key --out runs/recovered
 """
 
+WHOLE_WEIGHTS = ("fp32", "fp16")
 _COMPARED_FACES = 8
 # What export adds to a run's own description.
 _OF_THE_BUNDLE = ("config_sha256", "target_embeddings")
@@ -137,11 +138,20 @@ def recover(folder: Path, secret: Secret, out: Path, *, preset: str | None = Non
 
 
 def weights_of(model: ModelProto) -> dict[str, Tensor]:
-    """A graph's weights in float32, by the names that they have in the module it was traced from."""
-    return {
-        initializer.name.removesuffix(FP16_SUFFIX): torch.tensor(numpy_helper.to_array(initializer))
+    """A graph's weights in float32, by the names that they have in the module it was traced from.
+
+    Equal vectors were merged into one, so each bias is looked up where it is used.
+    """
+    values = {
+        initializer.name.removesuffix(FP16_SUFFIX): numpy_helper.to_array(initializer)
         for initializer in model.graph.initializer
     }
+    biases = {
+        f"{node.input[1].removesuffix('.weight')}.bias": values[node.input[2]]
+        for node in model.graph.node
+        if len(node.input) == 3 and node.input[1].endswith(".weight") and node.input[2] in values
+    }
+    return {name: torch.tensor(value) for name, value in {**values, **biases}.items()}
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -161,10 +171,13 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 bias = weights.get(f"{name}.{index}.bias")
                 if bias is not None:
                     found |= _unfolded(f"{name}.{index + 1}", norm, bias)
+    for name in wanted - found.keys():  # a bias of zeros is left out of the graph
+        if name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in weights:
+            found[name] = torch.zeros_like(state[name])
     if missing := sorted(wanted - found.keys()):
         raise ExportError(
             f"expected the weights of {type(module).__name__}, the file lacks {', '.join(missing[:3])}; "
-            "give the --preset it was trained with, and a bundle in fp32 or fp16"
+            "give the --preset it was trained with"
         )
     for name, value in found.items():
         if value.shape != state[name].shape:
@@ -193,6 +206,11 @@ def _configuration(public: Bundle, authority: Bundle, preset: str | None) -> Run
         raise ExportError(f"expected a public and an authority bundle, found {ours.role} and {theirs.role}")
     if ours.training != theirs.training:
         raise ExportError("expected two bundles of one run, found two of different ones")
+    if ours.precision not in WHOLE_WEIGHTS:
+        raise ExportError(
+            f"expected a bundle in {' or '.join(WHOLE_WEIGHTS)}, found {ours.precision}, which does not keep "
+            "the trained weights under their names"
+        )
     name = preset or ours.name
     if name not in PRESETS:
         raise ExportError(f"expected --preset to be one of {', '.join(PRESETS)}, found {name!r}")

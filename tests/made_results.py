@@ -152,7 +152,6 @@ def ablations() -> dict[str, Any]:
         pairs = {"ssim": estimate(0.81), "lpips": estimate(0.0815)}
         return {
             "asked": {"settings": settings},
-            "seconds": 600,
             "evaluation": {
                 "recognizers": attack_rows(asr),
                 "quality": {"protected against edited": pairs, "restored against clean": pairs},

@@ -17,22 +17,18 @@ def _mean(variant: dict[str, Any], role: str, key: str) -> float:
     return sum(row[key]["value"] for row in rows) / len(rows)
 
 
-def _minutes(seconds: float | None) -> str:
-    return "?" if seconds is None else f"{seconds / 60:.0f}"
-
-
 def table(result: dict[str, Any]) -> str:
     """Mean rates over the white-box and the black-box recognisers, and picture quality, by variant."""
     lines = [
         f"{result['training_faces']} training faces a variant, stage 1 of `{result['base']}`, measured on "
         f"crops of {result['test_people']} people; means over the recognisers of a kind, in percent.",
         "",
-        "| variant | minutes | white-box "
+        "| variant | white-box "
         + " / ".join(RATES.values())
         + " | black-box "
         + " / ".join(RATES.values())
         + " | LPIPS | protected SSIM | restored SSIM |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, variant in result["variants"].items():
         quality = variant["evaluation"]["quality"]
@@ -42,7 +38,7 @@ def table(result: dict[str, Any]) -> str:
         ]
         lpips = quality["protected against edited"].get("lpips", {}).get("value", float("nan"))
         lines.append(
-            f"| {name} | {_minutes(variant['seconds'])} | {rates[0]} | {rates[1]} | {lpips:.3f} | "
+            f"| {name} | {rates[0]} | {rates[1]} | {lpips:.3f} | "
             f"{quality['protected against edited']['ssim']['value']:.3f} | "
             f"{quality['restored against clean']['ssim']['value']:.3f} |"
         )

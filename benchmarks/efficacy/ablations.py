@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def _run(module: str, *arguments: object) -> None:
 def train_variant(
     name: str, base: Path, folder: Path, common: list[str], *, faces: int, threads: int | None
 ) -> dict[str, Any]:
-    """Trains a variant unless it is done, and returns what it took.
+    """Trains a variant unless it is done, and returns what was asked for.
 
     Args:
         base: run whose stage 1 is used.
@@ -72,19 +71,15 @@ def train_variant(
         "settings": settings,
         "common": [Path(c).name for c in common],
     }
-    done, started = folder / "done.json", folder / "started.json"
+    done = folder / "done.json"
     if done.exists():
-        finished = json.loads(done.read_text())
-        if finished["asked"] != asked:
+        if (found := json.loads(done.read_text())["asked"]) != asked:
             raise click.ClickException(
-                f"{folder} holds a variant trained otherwise ({finished['asked']}, expected {asked}); "
+                f"{folder} holds a variant trained otherwise ({found}, expected {asked}); "
                 "use another --runs, or delete it"
             )
-        return finished
-    resumed = started.exists()
+        return {"asked": asked}
     folder.mkdir(parents=True, exist_ok=True)
-    started.write_text(json.dumps(asked))
-    began = time.monotonic()
     _run(
         "training",
         *common,
@@ -92,10 +87,8 @@ def train_variant(
         *("--continue", base, "--from-stage", "attack", "--limit", faces, "--out", folder),
         *(("--threads", threads) if threads else ()),
     )
-    # Of a run that was stopped in between, nobody knows how long it took.
-    finished = {"asked": asked, "seconds": None if resumed else round(time.monotonic() - began)}
-    done.write_text(json.dumps(finished))
-    return finished
+    done.write_text(json.dumps({"asked": asked}))
+    return {"asked": asked}
 
 
 @click.command()
@@ -138,7 +131,7 @@ def command(
     for name in only or VARIANTS:
         folder = runs / name.replace(" ", "-")
         common = ["--preset", preset, "--surrogates", str(cards), *shared]
-        took = train_variant(name, base, folder, common, faces=faces, threads=threads)
+        variant = train_variant(name, base, folder, common, faces=faces, threads=threads)
         measured = folder / f"evaluation-{people}-{target.stem}"
         if not measured.with_suffix(".json").exists():
             _run(
@@ -147,7 +140,7 @@ def command(
                 *(*shared, "--out", measured),
                 *(("--threads", threads) if threads else ()),
             )
-        variants[name] = took | {"evaluation": json.loads(measured.with_suffix(".json").read_text())}
+        variants[name] = variant | {"evaluation": json.loads(measured.with_suffix(".json").read_text())}
         result = {
             "benchmark": "ablations",
             "environment": environment(),

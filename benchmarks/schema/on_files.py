@@ -120,7 +120,6 @@ ABLATIONS = record(
         "variants": by_name(
             record(
                 {
-                    "seconds": nullable(NUMBER),
                     "evaluation": record(
                         {
                             "recognizers": by_name(
