@@ -65,7 +65,7 @@ def make_patch(
     x1, y1 = np.minimum(np.ceil(region.max(0)).astype(int) + 1, size_hw[::-1])
     if x0 >= x1 or y0 >= y1:
         return None
-    mask = geometry.feather_mask(size)
+    mask = geometry.face_mask(size)
     delta = (output.astype(np.float32) - crop.astype(np.float32)) * mask[..., None]
     to_region = geometry.compose(np.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0]]), back)
     region_hw = (int(y1 - y0), int(x1 - x0))

@@ -177,13 +177,26 @@ def test_warp_takes_pictures_of_any_length(scale: float, monkeypatch: pytest.Mon
 
 
 @given(sizes)
-def test_feather_mask_is_symmetric_one_inside_and_zero_on_the_border(size: int) -> None:
-    mask = geometry.feather_mask(size)
+def test_face_mask_is_one_at_the_landmarks_and_zero_on_the_border(size: int) -> None:
+    mask = geometry.face_mask(size)
     assert mask.dtype == np.float32
     assert mask.min() == 0
     assert mask.max() == 1
-    np.testing.assert_array_equal(mask, mask.T)
-    np.testing.assert_array_equal(mask, mask[::-1])
-    assert not mask[0].any()
-    inner = int(np.ceil(geometry.FEATHER * size)) + 1
-    assert (mask[inner:-inner, inner:-inner] == 1).all()
+    for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]):
+        assert not edge.any()
+    for x, y in np.rint(geometry.crop_template(size)).astype(int):
+        assert mask[y, x] == 1
+
+
+def test_face_mask_falls_without_a_seam_from_the_middle_outwards() -> None:
+    """A raised cosine over 0.28 of a radius r of S pixels falls by at most pi / (2 * 0.28 r S) a pixel."""
+    size = 128
+    mask = geometry.face_mask(size)
+    middle_x, middle_y = (int(centre * size) for centre in geometry.FACE_CENTRE)
+    row, column = mask[middle_y, middle_x:], mask[middle_y:, middle_x]
+    assert (np.diff(row) <= 0).all()
+    assert (np.diff(column) <= 0).all()
+    steepest = np.pi / (2 * (1 - geometry.FACE_CORE) * min(geometry.FACE_RADII) * size)
+    assert max(np.abs(np.diff(mask, axis=axis)).max() for axis in (0, 1)) <= steepest
+    # As far to the right of the face's axis as to its left.
+    assert abs(float(mask[:, :middle_x].sum() - mask[:, middle_x + 1 :].sum())) < 0.01 * mask.sum()

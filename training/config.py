@@ -157,7 +157,7 @@ class RunConfig:
         realignment: in stage 3, how far the published face's alignment strays from the one it was protected
             with; see ``training.stages.publish.Realignment``.
         release_margin: in stage 3, cosine to the target below which it has let go of a restored face.
-        paste_mask: train on the face as it is pasted back, feathered into its surroundings.
+        paste_mask: train on the face as it is pasted back, through the mask around it.
     """
 
     name: str

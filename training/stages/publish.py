@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.geometry import feather_mask
+from runtime.geometry import face_mask
 
 from ..draws import Draws
 
@@ -22,7 +22,7 @@ class Publish:
     """
 
     def __init__(self, image_size: int, *, masked: bool) -> None:
-        self.mask = torch.from_numpy(feather_mask(image_size)) if masked else None
+        self.mask = torch.from_numpy(face_mask(image_size)) if masked else None
 
     def __call__(self, source: Tensor, output: Tensor) -> Tensor:
         output = output.float()
