@@ -19,10 +19,9 @@ from tests.tiny_training import (
 )
 from training import losses
 from training.batches import take
-from training.recipe import make_stages
-from training.stages import Networks
 from training.stages.publish import Publish
 from training.stages.surrogate_loss import shared_faces
+from training.tasks import make_stages
 
 
 def attack_step(folder, config):
@@ -86,7 +85,7 @@ def test_the_perceptual_loss_compares_what_is_published_with_the_edited_face(tmp
 
 
 def test_a_weight_for_lpips_without_its_network_is_refused():
-    networks = Networks(CONFIG.network.generator(), CONFIG.network.restorer(), CONFIG.network.discriminator())
+    networks = CONFIG.network.networks()
     recognizers = [tiny_recognizer(i) for i in range(2)]
     with pytest.raises(ValueError, match="the loss lpips has a weight; expected its network"):
         make_stages(CONFIG, networks, recognizers, [torch.ones(6)] * 2, Publish(SIZE, masked=True))

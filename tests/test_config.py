@@ -5,12 +5,18 @@ import dataclasses
 import pytest
 
 from training.config import config_from_dict, override
-from training.presets import PRESETS
+from training.presets import PRESETS, SYSTEMS
+
+EVERY_PRESET = [preset for presets in SYSTEMS.values() for preset in presets.values()]
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+@pytest.mark.parametrize("preset", EVERY_PRESET, ids=lambda preset: f"{preset.system}-{preset.name}")
 def test_presets_round_trip(preset):
-    assert config_from_dict(dataclasses.asdict(preset)) == preset
+    assert config_from_dict(preset.to_dict()) == preset
+
+
+def test_a_configuration_from_before_there_were_two_systems_is_the_masks():
+    assert config_from_dict(dataclasses.asdict(PRESETS["compact"])) == PRESETS["compact"]
 
 
 def test_overrides_reach_every_kind_of_field():

@@ -26,7 +26,7 @@ def logged(run):
 
 def test_the_last_steps_of_a_stage_and_of_a_run_are_logged(run):
     """20 steps and 2, whose losses 21 and 22 have the mean 21.5; then a stage of one step."""
-    monitor = RunMonitor(run, None, None, RunMonitor.display())
+    monitor = RunMonitor(run, None, RunMonitor.display())
     monitor.begin(stage("first", epochs=2), 22, 0)
     for step in range(1, SCALARS_EVERY + 3):
         monitor.step(stage("first", epochs=2), step, {"loss": float(step)})
@@ -43,7 +43,7 @@ def test_the_last_steps_of_a_stage_and_of_a_run_are_logged(run):
 def test_the_bar_counts_the_steps_that_the_minutes_give(run):
     """5 steps in 15 s of a minute make 20 in all, of the 1000 of the epochs; without minutes it is 1000."""
     for minutes, expected in ((1.0, 20), (None, 1000)):
-        monitor = RunMonitor(run, None, None, RunMonitor.display())
+        monitor = RunMonitor(run, None, RunMonitor.display())
         limited = stage("attack", epochs=10, minutes=minutes)
         monitor.begin(limited, 1000, 4)
         run.at.seconds = 15.0

@@ -13,10 +13,9 @@ from training.config import AttackConfig, RunConfig
 from training.data import FacePack
 from training.loop import Run
 from training.noise_pool import NoisePool
-from training.recipe import make_stages
-from training.stages import Networks
 from training.stages.publish import Publish
 from training.surrogates import Recognizer, RecognizerCard
+from training.tasks import make_stages
 
 N = 8
 
@@ -84,7 +83,7 @@ def mean_difference(picture: torch.Tensor, reference: torch.Tensor) -> torch.Ten
 
 def tiny_run(folder, config=CONFIG, surrogates=3, given=None, ranks=None, **options) -> Run:
     torch.manual_seed(config.seed)
-    networks = Networks(config.network.generator(), config.network.restorer(), config.network.discriminator())
+    networks = config.network.networks()
     recognizers = [tiny_recognizer(i) for i in range(surrogates)]
     targets = [nn.functional.normalize(torch.ones(6), dim=0) for _ in recognizers]
     publish = Publish(SIZE, masked=config.paste_mask)

@@ -1,4 +1,4 @@
-"""``python -m training``: trains a preset on a data set, all three stages; rerun it to resume."""
+"""``python -m training``: trains a system's preset on a data set, all its stages; rerun it to resume."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ Example:
   python -m training --preset compact --data celeba --surrogates fr/cards.json \\
       --target target.jpg --lpips-trunk alexnet.pth --out runs/compact
   python -m training --preset compact --dry-run
+  python -m training --system anonymiser --preset compact --data celeba \\
+      --surrogates fr/cards.json --out runs/anonymiser
 """
 
 CELEBA_FACES = 162_770  # of its training partition
@@ -25,7 +27,14 @@ _COUNT = click.IntRange(min=1)
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("--preset", required=True, help="compact, paper-256 or gpu-25min.")
+@click.option(
+    "--system",
+    type=click.Choice(["mask", "anonymiser"]),
+    default="mask",
+    show_default=True,
+    help="What to train; see docs/anonymiser.md for the second.",
+)
+@click.option("--preset", required=True, help="compact, or of the mask paper-256 or gpu-25min.")
 @click.option(
     "--data", type=_EXISTING, help="CelebA's folder, CelebAMask-HQ's, any of pictures, or of prepared packs."
 )
@@ -41,7 +50,7 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--surrogates", type=_EXISTING, help="Recognisers' cards.")
 @click.option("--only", multiple=True, help="Name of a surrogate to use; all white-box ones if not given.")
-@click.option("--target", type=_EXISTING, help="Picture(s) of the target.")
+@click.option("--target", type=_EXISTING, help="Picture(s) of the mask's target.")
 @click.option("--target-text", help="What to say of the target in the bundle; default: its file names.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder; resumed.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared faces; default: beside the run.")
@@ -54,10 +63,8 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--from-stage",
     "first_stage",
-    type=click.Choice(["attack", "erasure"]),
-    default="attack",
-    show_default=True,
-    help="With --continue: the stage to begin at.",
+    type=click.Choice(["attack", "erasure", "anonymise"]),
+    help="With --continue: the stage to begin at.  [default: attack; of the anonymiser, anonymise]",
 )
 @click.option(
     "--keep-trained", is_flag=True, help="With --continue: keep what that run trained in the stage already."
@@ -93,6 +100,7 @@ _COUNT = click.IntRange(min=1)
     "--json", "figures", type=click.Path(path_type=Path), help="With --dry-run: its figures, to a file."
 )
 def main(
+    system: str,
     preset: str,
     data: Path | None,
     layout: str | None,
@@ -104,7 +112,7 @@ def main(
     out: Path | None,
     cache: Path | None,
     continues: Path | None,
-    first_stage: str,
+    first_stage: str | None,
     keep_trained: bool,
     lpips_trunk: Path | None,
     assignments: tuple[str, ...],
@@ -117,38 +125,54 @@ def main(
     dry_run: bool,
     figures: Path | None,
 ) -> None:
-    """Trains generator, discriminator and restorer in the paper's three stages.
+    """Trains the mask in the paper's three stages, or the anonymiser in its one.
 
     A run lives in its folder: rerun the same command to go on where it stopped.
     """
     from .checkpoint import CheckpointError
-    from .config import SettingsError, override
+    from .config import RunConfig, SettingsError, override
     from .data.errors import DataError
     from .perceptual import PerceptualError
-    from .presets import PRESETS
+    from .presets import SYSTEMS
     from .ranks import ScaleError
     from .recipe import Job, train
     from .surrogates.card import SurrogateError
 
-    if preset not in PRESETS:
+    presets = SYSTEMS[system]
+    if preset not in presets:
         raise click.BadParameter(
-            f"expected one of {', '.join(PRESETS)}, found {preset!r}", param_hint="--preset"
+            f"expected one of {', '.join(presets)}, found {preset!r}", param_hint="--preset"
         )
     if accumulate:
         assignments += (f"accumulate={accumulate}",)
     try:
-        config = override(PRESETS[preset], list(assignments))
+        config = override(presets[preset], list(assignments))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--set") from error
+    masks = isinstance(config, RunConfig)
+    if not masks:
+        options = {"--target": target, "--target-text": target_text, "--lpips-trunk": lpips_trunk}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise click.UsageError(f"{given[0]} belongs to --system mask; the {system} has none")
+    own_stages = ("attack", "erasure") if masks else ("anonymise",)
+    if first_stage is not None and first_stage not in own_stages:
+        raise click.UsageError(
+            f"expected --from-stage {' or '.join(own_stages)} for the {system}, found {first_stage}"
+        )
     if dry_run:
+        if not isinstance(config, RunConfig):
+            raise click.UsageError(
+                f"--dry-run knows --system mask alone; for the {system} train a few steps: --steps 20"
+            )
         _tell_plan(config, data, layout, surrogates, only, limit, threads, accelerator, figures)
         return
     if figures is not None:
         raise click.UsageError("--json is for the figures of --dry-run; a run's are in its log.jsonl")
-    if data is None or surrogates is None or target is None or out is None:
-        given = {"--data": data, "--surrogates": surrogates, "--target": target, "--out": out}
-        missing = ", ".join(name for name, value in given.items() if value is None)
-        raise click.UsageError(f"missing {missing}; only --dry-run does without")
+    needed = {"--data": data, "--surrogates": surrogates, "--target": target, "--out": out}
+    missing = [name for name, value in needed.items() if value is None and (masks or name != "--target")]
+    if data is None or surrogates is None or out is None or missing:
+        alternative = "; only --dry-run does without" if masks else ""
+        raise click.UsageError(f"missing {', '.join(missing)}{alternative}")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     job = Job(
         config=config,
@@ -162,7 +186,7 @@ def main(
         out=out,
         cache=cache or out.parent / "cache",
         continues=continues,
-        first_stage=first_stage,
+        first_stage=first_stage or own_stages[0],
         keep_trained=keep_trained,
         lpips_trunk=lpips_trunk,
         limit=limit,

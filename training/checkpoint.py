@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .config import RunConfig, config_from_dict
-from .networks import Discriminator, Generator, Restorer
+from .config import AnonymiserConfig, RunConfig, SharedConfig, config_from_dict
+from .networks import AnonymiserNetworks, Discriminator, Generator, Networks, NetworkSet, Restorer
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -56,11 +56,37 @@ def slim_checkpoint(run: Path, out: Path) -> None:
 
 
 def load_networks(folder: Path) -> tuple[RunConfig, Generator, Restorer, Discriminator, dict[str, Any]]:
-    """The networks of a run as they are exported: averaged weights, evaluation mode.
+    """The networks of a run of the mask as they are exported: averaged weights, evaluation mode.
 
     Returns:
         Configuration, generator, restorer, discriminator, and the checkpoint's ``about`` (stage, steps,
         commit, surrogates, target and so on).
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or another system's.
+    """
+    config, networks, about = load_system(folder)
+    if not isinstance(config, RunConfig) or not isinstance(networks, Networks):
+        raise CheckpointError(f"expected a run of the mask in {folder}, found one of the {config.system}")
+    return config, networks.generator, networks.restorer, networks.discriminator, about
+
+
+def load_anonymiser(folder: Path) -> tuple[AnonymiserConfig, AnonymiserNetworks, dict[str, Any]]:
+    """As ``load_networks``, of a run of the anonymiser: configuration, networks and ``about``.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or another system's.
+    """
+    config, networks, about = load_system(folder)
+    if not isinstance(config, AnonymiserConfig) or not isinstance(networks, AnonymiserNetworks):
+        raise CheckpointError(
+            f"expected a run of the anonymiser in {folder}, found one of the {config.system}"
+        )
+    return config, networks, about
+
+
+def load_system(folder: Path) -> tuple[SharedConfig, NetworkSet, dict[str, Any]]:
+    """As ``load_networks``, of whatever system: configuration, networks and ``about``.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -68,10 +94,10 @@ def load_networks(folder: Path) -> tuple[RunConfig, Generator, Restorer, Discrim
     state = load_checkpoint(folder)
     try:
         config = config_from_dict(state["config"])
-        networks = (config.network.generator(), config.network.restorer(), config.network.discriminator())
-        for name, network in zip(("generator", "restorer", "discriminator"), networks, strict=True):
+        networks = config.network.networks()
+        for name, network in networks.items().items():
             network.load_state_dict(state["averaged"][name])
             network.eval().requires_grad_(False)
     except (KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{folder / CHECKPOINT_NAME} is not of this version: {error}") from error
-    return config, *networks, state["about"]
+    return config, networks, state["about"]

@@ -1,22 +1,32 @@
-"""Run configurations: frozen presets, overridable field by field from the command line."""
+"""Run configurations: the mask's, and for every system how one is changed, and read from a checkpoint."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from .networks import Discriminator, Generator, Restorer
+from .anonymiser_config import AnonymiserConfig, anonymiser_config_from_dict
+from .networks import Discriminator, Generator, Networks, Restorer
 from .noise_pool import NoisePool
+from .overrides import override
+from .shared_config import SettingsError, SharedConfig, StageConfig
 
-
-class SettingsError(ValueError):
-    """Settings do not fit together."""
+__all__ = [
+    "AnonymiserConfig",
+    "AttackConfig",
+    "NetworkConfig",
+    "RunConfig",
+    "SettingsError",
+    "SharedConfig",
+    "StageConfig",
+    "config_from_dict",
+    "override",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Sizes of the networks; see ``training.networks``."""
+    """Sizes of the mask's networks; see ``training.networks``."""
 
     image_size: int
     width: int
@@ -29,6 +39,10 @@ class NetworkConfig:
     discriminator_max_channels: int
     n_attributes: int = 13
     perturbation_context: bool = False
+
+    def networks(self) -> Networks:
+        """All three, with random weights."""
+        return Networks(self.generator(), self.restorer(), self.discriminator())
 
     def generator(self) -> Generator:
         return Generator(
@@ -52,45 +66,6 @@ class NetworkConfig:
             hidden=self.discriminator_hidden,
             max_channels=self.discriminator_max_channels,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """What every stage has: how long, how fast, and the weight of each loss.
-
-    Attributes:
-        epochs: passes over the training faces.
-        batch: faces per step.
-        learning_rate: of Adam, betas (0.5, 0.999).
-        weights: factor of each loss by its name; every loss of the stage needs one.
-        minutes: the stage ends after so many, saving included, if its epochs are not over by then. Such a
-            run depends on the machine's speed: a second one does not give the same bits.
-        lr_schedule: ``constant``, or ``cosine`` from the learning rate down over the stage; see
-            ``training.schedule``.
-        ramps: by the name of a loss, the share of the stage over which its weight grows to the full one; 0
-            is none. What bounds a picture's change, and is strict from the first step, lets nothing be
-            learned.
-    """
-
-    epochs: int
-    batch: int
-    learning_rate: float
-    weights: dict[str, float]
-    minutes: float | None = None
-    lr_schedule: str = "constant"
-    ramps: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.minutes is not None and self.minutes <= 0:
-            raise ValueError(f"expected minutes > 0 or none, found {self.minutes}")
-        if self.lr_schedule not in ("constant", "cosine"):
-            raise ValueError(f"expected lr_schedule constant or cosine, found {self.lr_schedule!r}")
-        for name, share in self.ramps.items():
-            if name not in self.weights or not 0 <= share <= 1:
-                raise ValueError(
-                    f"expected ramps of losses that have a weight ({', '.join(self.weights)}), over a share "
-                    f"of the stage in [0, 1], found {name}: {share}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,92 +121,38 @@ class AttackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Everything a run is made of, but for its data and recognisers.
+class RunConfig(SharedConfig):
+    """Everything a run of the mask is made of, but for its data and recognisers.
+
+    With micro-batches (``accumulate``) stage 1 has batch statistics of each, and stage 2 a meta step and a
+    bound (Eqs. 10 and 12).
 
     Attributes:
-        precision: ``fp32`` or ``bf16`` (autocast of the networks; losses and recognisers stay fp32).
-        accumulate: micro-batches of each process's part of a batch, for less memory. In stage 1 each has
-            batch statistics of its own, in stage 2 a meta step and a bound (Eqs. 10 and 12) of its own.
-        ema_decay: of the exponential moving average that is exported; 0 exports the last weights.
         realignment: in stage 3, how far the published face's alignment strays from the one it was protected
             with; see ``training.stages.publish.Realignment``.
         release_margin: in stage 3, cosine to the target below which it has let go of a restored face.
-        paste_mask: train on the face as it is pasted back, through the mask around it.
     """
 
-    name: str
+    system = "mask"
+
     network: NetworkConfig
     attributes: StageConfig
     attack: StageConfig
     erasure: StageConfig
     attack_settings: AttackConfig = field(default_factory=AttackConfig)
-    noise: NoisePool = field(default_factory=NoisePool)
-    precision: str = "fp32"
-    accumulate: int = 1
-    ema_decay: float = 0.999
     realignment: float = 0.0
     release_margin: float = 0.0
-    paste_mask: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise ValueError(f"expected accumulate >= 1, found {self.accumulate}")
 
 
-def override(config: RunConfig, assignments: list[str]) -> RunConfig:
-    """Applies ``path.to.field=value`` assignments, e.g. ``attack_settings.injection=0.1``.
+def config_from_dict(raw: dict[str, Any]) -> SharedConfig:
+    """Rebuilds a configuration from ``SharedConfig.to_dict``, as checkpoints hold it.
 
-    Raises:
-        ValueError: an assignment has no ``=``, its field does not exist, or its value has another type.
+    Those from before there were two systems name none; they are the mask's.
     """
-    for assignment in assignments:
-        path, separator, text = assignment.partition("=")
-        if not separator:
-            raise ValueError(f"expected FIELD=VALUE, found {assignment!r}")
-        config = _replace(config, path.split("."), text, path)
-    return config
-
-
-def _replace(node: Any, path: list[str], text: str, whole: str) -> Any:
-    head, *rest = path
-    if isinstance(node, dict):
-        if head not in node:
-            raise ValueError(f"no field {whole!r}; there are: {', '.join(node)}")
-        if rest:
-            raise ValueError(f"no field {whole!r}; there are: none below {head!r}")
-        return {**node, head: _parse(node[head], text, whole)}
-    fields = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
-    if head not in fields:
-        raise ValueError(f"no field {whole!r}; there are: {', '.join(fields) or 'none below it'}")
-    current = getattr(node, head)
-    if rest:
-        value = _replace(current, rest, text, whole)
-    elif fields[head].type == "float | None":
-        value = None if text.lower() == "none" else _parse(0.0, text, whole)
-    else:
-        value = _parse(current, text, whole)
-    return replace(node, **{head: value})
-
-
-def _parse(current: Any, text: str, whole: str) -> Any:
-    try:
-        if isinstance(current, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(current, int | float | str):
-            return type(current)(text)
-        if isinstance(current, tuple):
-            low, high = text.split(",")
-            return (float(low), float(high))
-    except (KeyError, ValueError):
-        pass
-    raise ValueError(f"{whole}: expected a value like {current!r}, found {text!r}")
-
-
-def config_from_dict(raw: dict[str, Any]) -> RunConfig:
-    """Rebuilds a configuration from ``dataclasses.asdict``, as checkpoints hold it."""
     noise = {**raw["noise"], "jpeg_quality": tuple(raw["noise"]["jpeg_quality"])}
+    raw = {**raw, "noise": NoisePool(**noise)}
+    if raw.pop("system", RunConfig.system) == AnonymiserConfig.system:
+        return anonymiser_config_from_dict(raw)
     return RunConfig(
         **{
             **raw,
@@ -240,6 +161,5 @@ def config_from_dict(raw: dict[str, Any]) -> RunConfig:
             "attack": StageConfig(**raw["attack"]),
             "erasure": StageConfig(**raw["erasure"]),
             "attack_settings": AttackConfig(**raw["attack_settings"]),
-            "noise": NoisePool(**noise),
         }
     )

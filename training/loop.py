@@ -15,12 +15,13 @@ import torch
 from .averaging import averaged
 from .batches import epoch_batches, steps_per_epoch
 from .checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, save_checkpoint
-from .config import RunConfig, config_from_dict
+from .config import SharedConfig, config_from_dict
 from .data import FacePack
 from .fingerprint import FIELD
+from .networks import NetworkSet
 from .ranks import Ranks, launch
 from .schedule import learning_rate, loss_weights, stage_progress
-from .stages import Networks, Stage
+from .stages import Stage
 from .step import take_step
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ class Run:
     def __init__(
         self,
         folder: Path,
-        config: RunConfig,
-        networks: Networks,
+        config: SharedConfig,
+        networks: NetworkSet,
         stages: Sequence[Stage],
         pack: FacePack,
         about: dict[str, Any],
@@ -171,10 +172,9 @@ class Run:
         steps = self.at.epoch * per_epoch + self.at.step
         return stage_progress(stage.config, steps=steps, steps_per_epoch=per_epoch, seconds=self.at.seconds)
 
-    def averaged_copy(self) -> Networks:
+    def averaged_copy(self) -> NetworkSet:
         """The averaged networks as they would be exported, in evaluation mode."""
-        config = self.config.network
-        networks = Networks(config.generator(), config.restorer(), config.discriminator())
+        networks = self.config.network.networks()
         for name, network in networks.items().items():
             network.load_state_dict(self.averaged[name].module.state_dict())
             network.eval()
@@ -219,7 +219,7 @@ class Run:
         save_checkpoint(
             self.folder,
             {
-                "config": dataclasses.asdict(self.config),
+                "config": self.config.to_dict(),
                 "about": {
                     **self.about,
                     "steps": self.at.global_step,
@@ -236,6 +236,12 @@ class Run:
 
     def _begin_after(self, other: Path, first_stage: str, keep_trained: bool) -> None:
         state = load_checkpoint(other)
+        config = config_from_dict(state["config"])
+        if config.system != self.config.system:
+            raise CheckpointError(
+                f"{other} is a run of the {config.system}, this one of the {self.config.system}; continue "
+                "a run of the same system"
+            )
         names = [stage.name for stage in self.stages]
         index = names.index(first_stage)
         if state["position"]["stage"] < index:
@@ -243,9 +249,7 @@ class Run:
                 f"{other} is still in its stage {names[state['position']['stage']]!r}; let it train on until "
                 f"{first_stage!r}"
             )
-        theirs, ours = map(
-            dataclasses.asdict, (config_from_dict(state["config"]).network, self.config.network)
-        )
+        theirs, ours = config.to_dict()["network"], self.config.to_dict()["network"]
         if theirs != ours:
             raise CheckpointError(f"{other} has networks of another size: {_differences(theirs, ours)}")
         for name, average in self.averaged.items():
@@ -269,12 +273,12 @@ class Run:
                 f"{self.folder} holds a run that was given something else; use another --out, or the same: "
                 f"{_differences(remembered, given)}"
             )
-        saved = dataclasses.asdict(config_from_dict(state["config"]))  # fields it lacks had their defaults
-        if saved != dataclasses.asdict(self.config):
+        saved = config_from_dict(state["config"]).to_dict()  # fields it lacks had their defaults
+        if saved != self.config.to_dict():
             raise CheckpointError(
                 f"{self.folder} holds a run of another configuration; "
                 f"use another --out, or the same settings: "
-                f"{_differences(saved, dataclasses.asdict(self.config))}"
+                f"{_differences(saved, self.config.to_dict())}"
             )
         self.at = Position(**state["position"])
         for name, network in self.networks.items().items():

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from .batches import Batch
 from .loop import Run
-from .samples import sample_grid, write_grid
+from .networks import NetworkSet
+from .samples import write_grid
 from .schedule import stage_progress
 from .stages import Stage
 
@@ -27,16 +27,13 @@ class RunMonitor:
 
     Args:
         run: the run to watch; its averaged networks make the samples.
-        sample: a few faces that are not trained on.
+        draw: a grid of samples, ``(3, H, W)`` in [0, 1], from the networks.
         progress: a started rich progress display.
     """
 
-    def __init__(
-        self, run: Run, sample: Batch, publish: Callable[[Tensor, Tensor], Tensor], progress: Progress
-    ) -> None:
+    def __init__(self, run: Run, draw: Callable[[NetworkSet], Tensor], progress: Progress) -> None:
         self.run = run
-        self.sample = sample
-        self.publish = publish
+        self.draw = draw
         self.progress = progress
         self.writer = SummaryWriter(run.folder / "events")
         self.task = progress.add_task("", total=1, losses="")
@@ -79,9 +76,7 @@ class RunMonitor:
             self.writer.add_scalar(f"{stage.name}/{name}", value, global_step)
         if time.monotonic() - self._drawn_at < GRID_EVERY_S:
             return
-        grid = sample_grid(
-            self.run.averaged_copy(), self.sample, self.run.config.attack_settings, self.publish
-        )
+        grid = self.draw(self.run.averaged_copy())
         write_grid(grid, self.run.folder / "samples" / f"{stage.name}-{epoch:03d}.png")
         self.writer.add_image(f"{stage.name}/samples", grid, global_step)
         self.writer.flush()

@@ -22,11 +22,11 @@ from .parts import Part, time_parts
 from .perceptual import Lpips
 from .probe import clock, device_name, first_batch, matrix_rate, peak_bytes, random_faces
 from .ranks import Ranks
-from .recipe import make_networks, make_stages
 from .stages import Stage
 from .stages.publish import Publish
 from .step import take_step
 from .surrogates import Recognizer, RecognizerCard
+from .tasks import make_stages
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STAND_INS = 2
@@ -130,7 +130,7 @@ def make_plan(
     if faces < most:
         raise DataError(f"expected at least one batch of {most} faces, found {faces}")
     device = ranks.device
-    networks = make_networks(config, ranks)
+    networks = config.network.networks().placed(ranks.place)
     taking_part = list(recognizers) or [_stand_in(i) for i in range(STAND_INS)]
     perceptual = Lpips("alex", random=True) if "lpips" in config.attack.weights else None
     helpers: dict[str, list[nn.Module]] = {
@@ -154,7 +154,10 @@ def make_plan(
         run = Run(Path(folder), config, networks, stages, noise, {}, ranks=ranks)
         plans = []
         for stage in stages:
-            plans.append(_probe(run, stage, helpers[stage.name], helpers["attack"], faces, seconds_per_stage))
+            cycle = max(config.attack_settings.meta_every, 1) if stage.name == "attack" else 1
+            plans.append(
+                _probe(run, stage, cycle, helpers[stage.name], helpers["attack"], faces, seconds_per_stage)
+            )
             run.next_stage()
     return Plan(
         config=config,
@@ -172,6 +175,7 @@ def make_plan(
 def _probe(
     run: Run,
     stage: Stage,
+    cycle: int,
     helpers: Sequence[nn.Module],
     kept: Sequence[nn.Module],
     faces: int,
@@ -180,11 +184,11 @@ def _probe(
     """Counts and measures the stage that the run is at, with as large a batch as the time allows.
 
     Args:
+        cycle: steps from one meta step to the next.
         helpers: frozen networks that the stage runs.
         kept: those in memory.
     """
     device = run.ranks.device
-    cycle = max(run.config.attack_settings.meta_every, 1) if stage.name == "attack" else 1
     micro_batches = run.config.accumulate
     shares = stage.shares if micro_batches > 1 else 1
     least = max(2, len(helpers))  # a face for each surrogate

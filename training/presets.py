@@ -1,10 +1,12 @@
-"""The presets: what ``--preset`` names."""
+"""The mask's presets, and every system's: what ``--preset`` names."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from .config import AttackConfig, NetworkConfig, RunConfig, StageConfig
+from .anonymiser_presets import ANONYMISER_PRESETS
+from .config import AttackConfig, NetworkConfig, RunConfig, SharedConfig, StageConfig
 from .noise_pool import NoisePool
 
 PAPER_256 = RunConfig(
@@ -142,3 +144,6 @@ GPU_25MIN = replace(
 )
 
 PRESETS = {preset.name: preset for preset in (PAPER_256, COMPACT, GPU_25MIN)}
+
+# By ``--system``.
+SYSTEMS: dict[str, Mapping[str, SharedConfig]] = {"mask": PRESETS, "anonymiser": ANONYMISER_PRESETS}

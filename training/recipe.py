@@ -1,35 +1,31 @@
-"""From a job to a trained run: data, recognisers, target, networks and stages, put together."""
+"""From a job to a trained run: data, recognisers, networks and stages, put together."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor
 
 from .batches import take
-from .config import RunConfig
-from .data import ATTRIBUTES, FacePack, Labeller, Split, load_pack, pack_faces, prepared_pack, read_faces
+from .config import AnonymiserConfig, RunConfig, SharedConfig
+from .data import FacePack, Labeller, Split, load_pack, pack_faces, prepared_pack, read_faces
 from .data.errors import DataError
 from .fingerprint import FIELD
 from .labels import RunLabeller
 from .loop import Run
 from .monitor import RunMonitor, Unwatched, fixed_threads
-from .perceptual import Lpips
 from .ranks import Ranks, launch
-from .stages import AttackStage, AttributeStage, ErasureStage, Networks, Stage
-from .stages.publish import Publish
 from .surrogates import Recognizer, load_cards, load_recognizer, select_white_box
-from .target import target_embeddings, target_pictures
+from .tasks import AnonymiserTask, MaskTask, Task
 
 SAMPLES = 8  # faces in a sample grid
 
@@ -44,7 +40,7 @@ class Job:
         label_with: a trained run that predicts the attributes of faces without labels, or None.
         surrogates: cards file of the recognisers.
         only: names of the surrogates; empty for every white-box one.
-        target: picture, or folder of pictures, of the target identity.
+        target: picture, or folder of pictures, of the target identity; the anonymiser has none.
         target_text: description of the target for the bundle's users; None for its file names.
         out: the run's folder.
         cache: where prepared faces are kept.
@@ -55,13 +51,13 @@ class Job:
         limit: use only the first so many pictures of each split.
     """
 
-    config: RunConfig
+    config: SharedConfig
     data: Path
     layout: str | None
     label_with: Path | None
     surrogates: Path
     only: Sequence[str]
-    target: Path
+    target: Path | None
     target_text: str | None
     out: Path
     cache: Path
@@ -97,34 +93,28 @@ def train(
     ranks = launch(accelerator=accelerator, devices=devices, precision=config.precision)
     fixed_threads(threads)
     recognizers = [load_recognizer(c) for c in select_white_box(load_cards(job.surrogates), job.only)]
-    pictures = target_pictures(job.target)
-    targets = [target.to(ranks.device) for target in target_embeddings(pictures, recognizers)]
-    recognizers = [recognizer.to(ranks.device) for recognizer in recognizers]
-    perceptual = Lpips("alex", job.lpips_trunk).to(ranks.device) if "lpips" in config.attack.weights else None
+    task = _task(job, recognizers, ranks)
     labeller = RunLabeller(job.label_with) if job.label_with else None
     with ranks.first_goes_ahead():
         faces = _faces(job, Split.TRAIN, labeller)
         validation = _faces(job, Split.VALIDATION, labeller)
-    publish = Publish(config.network.image_size, masked=config.paste_mask)
     torch.manual_seed(config.seed)  # here: what was prepared above may have drawn random numbers
-    networks = make_networks(config, ranks)
+    networks = config.network.networks().placed(ranks.place)
     run = Run(
         job.out,
         config,
         networks,
-        make_stages(config, networks, recognizers, targets, publish, perceptual, ranks),
+        task.stages(networks, ranks),
         faces,
         {
             "preset": config.name,
-            "attributes": list(ATTRIBUTES),
             "seed": config.seed,
             "data": job.data.name,
             "faces": len(faces),
             "labelled_by": faces.labelled_by,
             "surrogates": [recognizer.card.name for recognizer in recognizers],
             FIELD: {r.card.name: dataclasses.asdict(r.fingerprint()) for r in recognizers},
-            "target": job.target_text or ", ".join(picture.name for picture in pictures),
-            "target_sha256": [sha256(picture.read_bytes()).hexdigest() for picture in pictures],
+            **task.about,
         },
         commit=commit(),
         continues=job.continues,
@@ -139,11 +129,33 @@ def train(
     count = min(SAMPLES, len(validation))
     sample = take(validation, np.arange(count), np.zeros(count, dtype=bool))
     with RunMonitor.display() as progress:
-        monitor = RunMonitor(run, sample, publish, progress)
+        monitor = RunMonitor(run, partial(task.grid, sample=sample), progress)
         try:
             run.train(monitor, stop_after_steps=steps)
         finally:
             monitor.close()
+
+
+def _task(job: Job, recognizers: Sequence[Recognizer], ranks: Ranks) -> Task:
+    """What the job's system trains towards; the recognisers are then where they train.
+
+    Raises:
+        DataError: the mask has no target, or it cannot be used.
+        PerceptualError: LPIPS's weights cannot be used.
+    """
+    if isinstance(job.config, AnonymiserConfig):
+        return AnonymiserTask(job.config, [recognizer.to(ranks.device) for recognizer in recognizers])
+    assert isinstance(job.config, RunConfig)
+    if job.target is None:
+        raise DataError("the mask needs a target; name a picture of it with --target")
+    return MaskTask.prepare(
+        job.config,
+        recognizers,
+        target=job.target,
+        target_text=job.target_text,
+        lpips_trunk=job.lpips_trunk,
+        device=ranks.device,
+    )
 
 
 def _faces(job: Job, split: Split, labeller: Labeller | None) -> FacePack:
@@ -181,62 +193,8 @@ def face_count(data: Path, layout: str | None, limit: int | None) -> int:
     return count if limit is None else min(limit, count)
 
 
-def make_networks(config: RunConfig, ranks: Ranks) -> Networks:
-    """The networks of a run, with random weights, where they train."""
-    network = config.network
-    return Networks(
-        ranks.place(network.generator()),
-        ranks.place(network.restorer()),
-        ranks.place(network.discriminator()),
-    )
-
-
-def make_stages(
-    config: RunConfig,
-    networks: Networks,
-    recognizers: Sequence[Recognizer],
-    targets: Sequence[Tensor],
-    publish: Publish,
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ranks: Ranks | None = None,
-) -> list[Stage]:
-    """The paper's three stages, in order, for the same networks.
-
-    Args:
-        targets: unit-norm embedding ``(d_i,)`` of the target by each recogniser.
-        perceptual: LPIPS, for a configuration that trains for it.
-        ranks: the processes that share a batch, if there are several.
-    """
-    attack = config.attack_settings
-    return [
-        AttributeStage(networks, config.attributes),
-        AttackStage(
-            networks,
-            config.attack,
-            attack=attack,
-            noise=config.noise,
-            surrogates=recognizers,
-            targets=targets,
-            publish=publish,
-            perceptual=perceptual,
-            mean_over_ranks=ranks.mean if ranks else list,
-        ),
-        ErasureStage(
-            networks,
-            config.erasure,
-            attack=attack,
-            noise=config.noise,
-            publish=publish,
-            surrogates=recognizers,
-            targets=targets,
-            release_margin=config.release_margin,
-            realignment=config.realignment,
-        ),
-    ]
-
-
-def _write_config(folder: Path, config: RunConfig, about: dict[str, Any]) -> None:
-    text = json.dumps({"about": about, "config": dataclasses.asdict(config)}, indent=2)
+def _write_config(folder: Path, config: SharedConfig, about: dict[str, Any]) -> None:
+    text = json.dumps({"about": about, "config": config.to_dict()}, indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 

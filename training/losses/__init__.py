@@ -1,10 +1,11 @@
-"""Losses of ErasableMask as pure functions, unweighted, one number per call."""
+"""Losses of both systems as pure functions, unweighted, one number per call."""
 
 from .adversarial import discriminator_loss, generator_loss
 from .attack import adversarial_attack_loss, impersonation_loss, surrogate_weights
 from .attributes import attribute_loss
-from .identity import identity_loss, owner_loss, release_loss
+from .identity import identity_loss, owner_loss, release_loss, stranger_loss
 from .pixel import erasure_loss, perceptual_loss, perturbation_loss, reconstruction_loss
+from .similarity import similarity_loss, ssim, structure_loss, tone_loss
 
 __all__ = [
     "adversarial_attack_loss",
@@ -19,5 +20,10 @@ __all__ = [
     "perturbation_loss",
     "reconstruction_loss",
     "release_loss",
+    "similarity_loss",
+    "ssim",
+    "stranger_loss",
+    "structure_loss",
     "surrogate_weights",
+    "tone_loss",
 ]

@@ -1,7 +1,8 @@
-"""Whom a recogniser takes a picture for: the owner, and after erasure no longer the target."""
+"""Whom a recogniser takes a picture for: the owner, the target, or somebody else."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -26,6 +27,9 @@ def identity_loss(embedding: Tensor, owner: Tensor) -> Tensor:
 
     Not in the paper, whose restorer learns from pixels alone (Eq. 13): faint traces of the mask cost few
     pixels, and recognisers still see them.
+
+    The anonymiser's losses ``identity`` and ``pair`` are the same formula, for a face that was anonymised, or
+    twice.
 
     Args:
         embedding: ``(N, d)`` unit-norm embeddings of restored faces.
@@ -53,3 +57,23 @@ def release_loss(embedding: Tensor, target: Tensor, margin: float) -> Tensor:
     """
     # Not a matrix product: autocast would take it in bfloat16, whose cosines have steps of 0.004.
     return ((embedding * target).sum(1) - margin).clamp_min(0).mean()
+
+
+def stranger_loss(embedding: Tensor, owners: Tensor, margin: float) -> Tensor:
+    """``max(0, margin + cos(FR(A(x)), FR(y)) - cos(FR(A(x)), FR(x)))``, mean over all pairs of other faces.
+
+    Args:
+        embedding: ``(N, d)`` unit-norm embeddings of anonymised faces, N >= 2.
+        owners: ``(N, d)`` unit-norm embeddings of the same faces as they were. All are taken for different
+            people: two photos of one person in a batch are counted wrongly.
+        margin: by how much closer the owner must be than anybody else.
+
+    Returns:
+        A number in [0, 2 + margin]; 0 once every owner is ahead of all others by the margin.
+    """
+    # Not a matrix product, see release_loss.
+    cosines = (embedding[:, None] * owners[None]).sum(2)
+    ahead = cosines.diagonal()[:, None] - cosines
+    n = len(cosines)
+    others = ~torch.eye(n, dtype=torch.bool, device=cosines.device)
+    return (margin - ahead).clamp_min(0)[others].mean()

@@ -26,12 +26,12 @@ class Encoder(nn.Module):
     Args:
         width: channels of the first layer.
         depth: number of layers; the side of the picture must be a multiple of ``2**depth``.
+        channels_in: of the picture.
     """
 
-    def __init__(self, *, width: int, depth: int) -> None:
+    def __init__(self, *, width: int, depth: int, channels_in: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels_in = 3
         for level in range(depth):
             channels_out = channels_at(width, level)
             layers.append(
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
         """Features of every layer, shallow first.
 
         Args:
-            face: ``(N, 3, S, S)`` in [-1, 1].
+            face: ``(N, channels_in, S, S)``, a face in [-1, 1].
 
         Returns:
             ``depth`` tensors, the i-th ``(N, channels_at(width, i), S / 2**(i+1), S / 2**(i+1))``.

@@ -1,8 +1,17 @@
-"""The three stages of the curriculum (section IV-D): attributes, attack, erasure."""
+"""The mask's three stages (section IV-D), attributes, attack and erasure, and the anonymiser's only one."""
 
+from .anonymise import AnonymiseStage
 from .attack import AttackStage
 from .attributes import AttributeStage
-from .base import Losses, Networks, Player, Stage
+from .base import Losses, Player, Stage
 from .erasure import ErasureStage
 
-__all__ = ["AttackStage", "AttributeStage", "ErasureStage", "Losses", "Networks", "Player", "Stage"]
+__all__ = [
+    "AnonymiseStage",
+    "AttackStage",
+    "AttributeStage",
+    "ErasureStage",
+    "Losses",
+    "Player",
+    "Stage",
+]

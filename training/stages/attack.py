@@ -22,10 +22,11 @@ from ..losses import (
     surrogate_weights,
 )
 from ..meta_attack import AttackLosses, Parameters, meta_auxiliary_attack
+from ..networks import Networks
 from ..networks.generator import CleanBranch
 from ..noise_pool import NoisePool
 from ..surrogates import Recognizer, SurrogateError
-from .base import Losses, Networks, Player
+from .base import Losses, Player
 from .publish import edited_attributes
 from .surrogate_loss import SurrogateLoss, shared_faces
 

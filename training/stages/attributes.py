@@ -11,7 +11,8 @@ from torch import Tensor
 from ..batches import Batch
 from ..config import StageConfig
 from ..losses import attribute_loss, discriminator_loss, generator_loss, reconstruction_loss
-from .base import Losses, Networks, Player
+from ..networks import Networks
+from .base import Losses, Player
 
 
 @dataclass(frozen=True)

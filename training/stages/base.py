@@ -9,26 +9,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ..batches import Batch
-from ..config import StageConfig
-from ..networks import Discriminator, Generator, Restorer
+from ..shared_config import StageConfig
 
 Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The networks of a run; every stage trains some and freezes the others."""
-
-    generator: Generator
-    restorer: Restorer
-    discriminator: Discriminator
-
-    def items(self) -> dict[str, nn.Module]:
-        return {
-            "generator": self.generator,
-            "restorer": self.restorer,
-            "discriminator": self.discriminator,
-        }
 
 
 @dataclass(frozen=True)

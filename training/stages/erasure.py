@@ -12,9 +12,10 @@ from torch import Tensor
 from ..batches import Batch
 from ..config import AttackConfig, SettingsError, StageConfig
 from ..losses import erasure_loss, identity_loss, release_loss
+from ..networks import Networks
 from ..noise_pool import NoisePool
 from ..surrogates import Recognizer
-from .base import Losses, Networks, Player
+from .base import Losses, Player
 from .publish import Realignment, edited_attributes
 from .surrogate_loss import shared_faces
 
