@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,13 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 
 
 @click.command(epilog=EXAMPLE)
+@click.option(
+    "--system",
+    type=click.Choice(["mask", "anonymiser"]),
+    default="mask",
+    show_default=True,
+    help="What the run trained; the anonymiser gets public/ alone, see docs/anonymiser.md.",
+)
 @click.option("--run", type=_EXISTING, help="A training run's folder.  [default: the shipped networks]")
 @click.option(
     "--out",
@@ -52,6 +59,7 @@ _EXISTING = click.Path(path_type=Path, exists=True)
 @engine_options
 @click.option("--unfinished", is_flag=True, help="Take a run whose training is not over, for a smoke run.")
 def main(
+    system: str,
     run: Path | None,
     out: Path | None,
     fp16: bool,
@@ -69,7 +77,7 @@ def main(
     timing_cache: Path | None,
     unfinished: bool,
 ) -> None:
-    """Exports a run's networks to ONNX, compares them with PyTorch, and writes both bundles.
+    """Exports a run's networks to ONNX, compares them with PyTorch, and writes the bundles.
 
     The restorer is sealed with one of --key, --new-key and --demo; without any, with a new key beside
     --out. If a comparison fails, nothing is written. --out also gets Triton repositories that serve the
@@ -79,6 +87,28 @@ def main(
     if fp16 and precision not in (None, "fp16"):
         raise click.UsageError(f"expected one precision, found --fp16 and --precision {precision}")
     engines = options_of(flavour, target_gpu, version_compatible, timing_cache)
+    if system == "anonymiser":
+        masks = {
+            "--key": key,
+            "--new-key": new_key,
+            "--demo": demo,
+            "--target-embedding": target_embedding,
+            "--tensorrt": engines,
+        }
+        if given := [option for option, value in masks.items() if value]:
+            raise click.UsageError(f"{given[0]} belongs to --system mask")
+        if run is None or out is None:
+            raise click.UsageError("expected --run and --out: no anonymiser is shipped")
+        _build_anonymiser(
+            run=run,
+            out=out,
+            precision="fp16" if fp16 else precision or "fp32",
+            faces=faces,
+            name=name,
+            overwrite=overwrite,
+            unfinished=unfinished,
+        )
+        return
     if run is None:
         options = {
             "--key": key,
@@ -127,6 +157,23 @@ def main(
     _show(report, out)
 
 
+def _build_anonymiser(**request: Any) -> None:
+    """See ``export.anonymise``."""
+    try:
+        from training.checkpoint import CheckpointError
+
+        from .anonymise import AnonymiseRequest, build_anonymiser
+    except ImportError as error:
+        raise click.ClickException(str(MissingExtraError(error.name or str(error), "export"))) from error
+
+    log_to_stderr()
+    try:
+        report = build_anonymiser(AnonymiseRequest(**request))
+    except (ErasableMaskError, CheckpointError) as error:
+        raise click.ClickException(f"{error}\nNothing was written.") from error
+    _show_bundles(report, request["out"])
+
+
 def _serve_shipped(precision: Precision | None, out: Path, options: EngineOptions | None) -> None:
     """The shipped networks without any training: repositories, and plans if asked for. Replaces its own."""
     from rich.console import Console
@@ -157,10 +204,21 @@ def _serve_shipped(precision: Precision | None, out: Path, options: EngineOption
 
 
 def _show(report: BuildReport, out: Path) -> None:
+    from .bundle import REPOSITORIES
+
+    _show_bundles(report, out)
+    say_written(out / REPOSITORIES, report.engines)
+    if report.new_key is not None:
+        click.echo(
+            f"New key: {report.new_key}\nIt opens the restorer: who has it can erase, who loses it cannot. "
+            "Keep it apart from the bundles."
+        )
+
+
+def _show_bundles(report: BuildReport, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .bundle import REPOSITORIES
     from .tables import show_parity
 
     sizes = Table(title=str(out), show_footer=True)
@@ -171,12 +229,6 @@ def _show(report: BuildReport, out: Path) -> None:
     console = Console()
     show_parity(console, report.parity)
     console.print(sizes)
-    say_written(out / REPOSITORIES, report.engines)
-    if report.new_key is not None:
-        click.echo(
-            f"New key: {report.new_key}\nIt opens the restorer: who has it can erase, who loses it cannot. "
-            "Keep it apart from the bundles."
-        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Writes the public and the authority's bundle into one folder, whole or not at all."""
+"""Writes bundles into one folder, whole or not at all: the mask's two, or the anonymiser's one."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,20 +56,26 @@ class Networks:
     restore: Network
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
+def check_free(out: Path, *, overwrite: bool, roles: Sequence[Role] = ROLES) -> None:
     """Refuses a folder that must not be replaced, before any work is done.
 
+    Args:
+        out: where the bundles are to go.
+        overwrite: it may be replaced.
+        roles: of the bundles that it then holds, no more and no fewer.
+
     Raises:
-        ExportError: ``out`` exists and ``overwrite`` is not given, or it is no folder of bundles.
+        ExportError: ``out`` exists and ``overwrite`` is not given, or it is no folder of such bundles.
     """
     if not out.exists():
         return
     if not overwrite:
         raise ExportError(f"{out} exists and is kept; choose another --out, or add --overwrite")
-    if not all((out / role / MANIFEST_NAME).is_file() for role in ROLES):
+    found = tuple(role for role in ROLES if (out / role / MANIFEST_NAME).is_file())
+    if found != tuple(roles):
         raise ExportError(
             f"{out} is not overwritten, for it holds no bundles of this command (expected "
-            f"{' and '.join(ROLES)}, each with a {MANIFEST_NAME}); choose another --out"
+            f"{' and '.join(roles)} with a {MANIFEST_NAME}, and no other); choose another --out"
         )
     if (out / REPOSITORIES).exists():
         check_repositories(out / REPOSITORIES, overwrite=True)
@@ -105,9 +112,7 @@ def write_bundles(
         SecretError: ``new_key`` exists or cannot be written.
     """
     out = out.resolve()
-    partial = partial_of(out)
-    try:
-        partial.mkdir(parents=True)
+    with _beside(out) as partial:
         _write_role(partial / "public", manifest, {**networks.public, **networks.detector})
         authority = partial / "authority"
         _write_role(authority, manifest, networks.detector, sealed=(networks.restore, key))
@@ -125,6 +130,36 @@ def write_bundles(
             if new_key is not None and partial.exists():  # else it is in place, and needs its key
                 new_key.unlink(missing_ok=True)
             raise
+
+
+def write_public_bundle(
+    out: Path, manifest: Manifest, networks: Mapping[str, Network], *, parity: ParityReport
+) -> None:
+    """Writes a public bundle that has no authority, ``out/public``, and ``out/parity.json``, as above.
+
+    Raises:
+        ExportError: a file cannot be written, or does not read back as it was written.
+    """
+    out = out.resolve()
+    with _beside(out) as partial:
+        _write_role(partial / "public", manifest, networks)
+        public = open_bundle(partial / "public")
+        _check_same(partial, [(public.read(name), network) for name, network in networks.items()])
+        (partial / PARITY_NAME).write_text(parity.to_json() + "\n", encoding="utf-8")
+        replace_folder(out, partial, ("public", PARITY_NAME))
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write into; what is not renamed is gone afterwards.
+
+    Raises:
+        ExportError: something cannot be written.
+    """
+    partial = partial_of(out)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
     except OSError as error:
         raise ExportError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
     finally:
@@ -166,5 +201,9 @@ def _read_back(folder: Path, networks: Networks, key: bytes) -> None:
     for bundle in (public, authority):
         pairs += [(bundle.read(name), network) for name, network in networks.detector.items()]
     pairs.append((unseal_model(authority, Secret.from_key(key)), networks.restore))
+    _check_same(folder, pairs)
+
+
+def _check_same(folder: Path, pairs: Iterable[tuple[bytes, Network]]) -> None:
     if any(data != network.data for data, network in pairs):
         raise ExportError(f"what was written to {folder} reads back differently; check the disk")

@@ -14,7 +14,7 @@ from runtime.errors import BackendError
 from runtime.recognizers import Recognizer
 
 from .errors import ParityError
-from .faces import FacesU8, inputs_of
+from .faces import FacesU8
 from .onnx_graph import OPSET
 from .parity import Run, compare, gate, in_backend, outputs_of
 from .parity_report import Comparison
@@ -43,29 +43,38 @@ class Comparing:
 
     Args:
         trained: the trained networks by name.
+        inputs: of each of them by name, made of ``faces``.
         faces: uint8 ``(N, S, S, 3)`` aligned faces.
-        n_attributes: length of the attribute vector.
         witness: None leaves the gate in the task's units out.
     """
 
     def __init__(
-        self, trained: Mapping[str, Run], faces: FacesU8, n_attributes: int, witness: Witness | None
+        self,
+        trained: Mapping[str, Run],
+        inputs: Mapping[str, Mapping[str, NDArray]],
+        faces: FacesU8,
+        witness: Witness | None,
     ) -> None:
         self._faces, self._witness = faces, witness
-        self._inputs = {name: inputs_of(name, faces, n_attributes) for name in trained}
+        self._inputs = inputs
         self._expected = {name: outputs_of(run, self._inputs[name]) for name, run in trained.items()}
         if witness is not None:
             self._seen = self._look_at(witness, trained)
             self._clean = embed(faces, witness.recognizer)
 
     def everywhere(
-        self, exported: Mapping[str, bytes], precision: Precision
+        self,
+        exported: Mapping[str, bytes],
+        precision: Precision,
+        *,
+        leave_out: Mapping[str, str] | None = None,
     ) -> tuple[list[Comparison], dict[str, str]]:
         """Compares in every backend of a precision that is there, and lets pass what keeps its bounds.
 
         Args:
             exported: files' bytes by name.
             precision: of the files.
+            leave_out: backends that are not to be compared in, each with the reason; never the first.
 
         Returns:
             A comparison for each backend, and those that are not there or broken, each with the reason.
@@ -76,7 +85,7 @@ class Comparing:
         comparisons, missing = [], {}
         gates = SPECS[precision].gates
         for where in gates:
-            if absence := _absence(where.backend):
+            if absence := (leave_out or {}).get(where.backend) or _absence(where.backend):
                 if where == gates[0]:
                     raise ParityError(
                         f"{precision} is compared in {where.backend}, which is not there: {absence}"

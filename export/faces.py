@@ -75,6 +75,23 @@ def inputs_of(network: str, faces: FacesU8, n_attributes: int) -> dict[str, NDAr
     return inputs
 
 
+def anonymise_inputs(faces: FacesU8, cells: int) -> dict[str, NDArray]:
+    """As ``inputs_of``, for ``anonymise``, its strength and noise drawn over their whole range.
+
+    Args:
+        faces: uint8 ``(N, S, S, 3)``.
+        cells: of the noise ``shade``, a side.
+    """
+    rng = np.random.default_rng(0)
+    count, side_px = faces.shape[:2]
+    return {
+        "faces": faces,
+        "grain": rng.standard_normal((count, 1, side_px, side_px), dtype=np.float32),
+        "shade": rng.standard_normal((count, 3, cells, cells), dtype=np.float32),
+        "strength": rng.random((count, 1), dtype=np.float32),
+    }
+
+
 def resized(faces: FacesU8, size_px: int) -> FacesU8:
     """Faces ``(N, S, S, 3)`` at another side: ``(N, size_px, size_px, 3)``, area-filtered."""
     pictures = [Image.fromarray(face).resize((size_px, size_px), Image.Resampling.BOX) for face in faces]

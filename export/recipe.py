@@ -7,33 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from onnx import ModelProto
 
 from runtime.authority import generate_key, read_key_file
-from runtime.backends import DEFAULT_BACKEND
 from runtime.errors import RecognizerError
 from runtime.manifest import Manifest, sha256_of
 from runtime.processor import processor_name
 from runtime.recognizers import EMBEDDING_DIM, find, load
 
-from .bundle import RESTORE, Network, Networks, check_free, write_bundles
+from .bundle import RESTORE, Networks, check_free, write_bundles
 from .comparison import Comparing, Witness
-from .detector import export_detector
 from .engine import Engine, EngineOptions
 from .engines import PLAN_GATE, build_engines, check_engines, plan_graphs
 from .errors import ExportError
-from .faces import PARITY_FACES, FacesU8, inputs_of, load_faces, resized, synthetic_faces
-from .mixed import computing_in, to_fp16
-from .onnx_graph import to_onnx
-from .parity import compare, gate, in_backend, in_torch, outputs_of
-from .parity_report import LIBRARIES, Comparison, ParityReport
-from .precision import SPECS, Precision, check_precision, store_fp16
-from .quantization import quantize_int8
-from .rewrites import fold_batch_norms, to_subpixel
+from .faces import PARITY_FACES, FacesU8, inputs_of, load_faces, synthetic_faces
+from .parity import in_torch
+from .parity_report import LIBRARIES, ParityReport
+from .parts import export_part, export_stages
+from .precision import SPECS, Precision
 from .run import (
     Embeddings,
-    Part,
     describe,
     installed_version,
     load_run,
@@ -41,9 +33,6 @@ from .run import (
 )
 
 CALIBRATION_FACES = 128
-
-# P-Net, which proposes every face, is 30 kB: float16 would save nothing and move its boxes by a percent.
-_REDUCED_STAGES = ("rnet", "onet")
 
 # In the report: ``restore`` has no plan, and is the bundle's.
 PLAN_PROGRAM = "ort-cpu, the graphs of the plans"
@@ -137,20 +126,18 @@ def build(request: BuildRequest) -> BuildReport:
     )
     faces, calibration = _faces(request, manifest.image_size)
     named = {"version": installed_version(), "terms": manifest.terms}
+    n_attributes = len(run.attributes)
+    inputs = {part.name: inputs_of(part.name, faces, n_attributes) for part in run.parts}
     exported = {}
     for part in run.parts:
         logger.info("exporting %s", part.name)
         about = {"name": f"{name}/{part.name}", **named}
-        exported[part.name] = _export(part, len(run.attributes), faces, calibration, request.precision, about)
-    detector, comparisons = {}, []
-    for stage, graph in export_detector(SPECS[request.precision].opset).items():
-        detector[stage], comparison = _export_stage(stage, graph, faces, request.precision)
-        comparisons.append(comparison)
+        quantizing = None if calibration is None else inputs_of(part.name, calibration, n_attributes)
+        exported[part.name] = export_part(part, inputs[part.name], quantizing, request.precision, about)
+    detector, comparisons = export_stages(faces, request.precision)
     logger.info("comparing with the trained networks")
     witness, not_measured = _witness(request, manifest, faces, embeddings)
-    comparing = Comparing(
-        {part.name: in_torch(part.module) for part in run.parts}, faces, len(run.attributes), witness
-    )
+    comparing = Comparing({part.name: in_torch(part.module) for part in run.parts}, inputs, faces, witness)
     data = {name: network.data for name, network in exported.items()}
     gated, missing = comparing.everywhere(data, request.precision)
     restore = exported.pop(RESTORE)
@@ -184,42 +171,13 @@ def build(request: BuildRequest) -> BuildReport:
         versions={name: installed_version(name) for name in LIBRARIES},
     )
     write_bundles(request.out, manifest, networks, key, new_key=new_key, engines=engines, parity=parity)
-    files = sorted(path for path in request.out.rglob("*") if path.is_file())
-    return BuildReport(
-        parity=parity,
-        engines=engines,
-        sizes={str(path.relative_to(request.out)): path.stat().st_size for path in files},
-        new_key=new_key,
-    )
+    return BuildReport(parity=parity, engines=engines, sizes=sizes_in(request.out), new_key=new_key)
 
 
-def _export(
-    part: Part,
-    n_attributes: int,
-    faces: FacesU8,
-    calibration: FacesU8 | None,
-    precision: Precision,
-    metadata: dict[str, str],
-) -> Network:
-    """One network through every step up to its verified precision."""
-    spec = SPECS[precision]
-    module = fold_batch_norms(part.module)
-    if spec.upsampling is not None:
-        module = to_subpixel(module, spec.upsampling)
-    if spec.dtype != torch.float32:
-        module = computing_in(module, spec.dtype)
-    inputs = inputs_of(part.name, faces, n_attributes)
-    examples = {name: torch.from_numpy(np.repeat(values[:1], 2, axis=0)) for name, values in inputs.items()}
-    graph = to_onnx(module, examples, [part.output], metadata=metadata, opset=spec.opset)
-    if precision == "fp16":
-        graph = store_fp16(graph)
-    if precision == "fp16-mixed":
-        graph = to_fp16(graph)
-    if spec.activations is not None:
-        assert calibration is not None
-        graph = quantize_int8(graph, inputs_of(part.name, calibration, n_attributes), spec.activations)
-    check_precision(graph, precision)
-    return Network.of(graph)
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Bytes of every file, by its path under a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
 def _witness(
@@ -247,26 +205,6 @@ def _witness(
         injection=manifest.injection,
         target=None if target is None else np.array(target, np.float32),
     ), ""
-
-
-def _export_stage(
-    name: str, graph: ModelProto, faces: FacesU8, precision: Precision
-) -> tuple[Network, Comparison]:
-    """One of the detector's networks, from its float32 graph, which is also what it is compared with.
-
-    Below float32 it is stored in float16 and computes in float32, whatever the others do.
-    """
-    stored: Precision = "fp16" if precision != "fp32" and name in _REDUCED_STAGES else "fp32"
-    reduced = store_fp16(graph) if stored == "fp16" else graph
-    check_precision(reduced, stored)
-    before, network = Network.of(graph), Network.of(reduced)
-    (spec,) = network.inputs
-    pixels = faces if spec.shape[1] < 0 else resized(faces, spec.shape[1])
-    inputs = {spec.name: pixels.astype(spec.dtype)}
-    expected, found = (outputs_of(in_backend(name, n.data), inputs) for n in (before, network))
-    parity = compare(name, expected, found)
-    gate(parity, stored)
-    return network, Comparison(program=DEFAULT_BACKEND, bounds=stored, networks=(parity,))
 
 
 def _faces(request: BuildRequest, size_px: int) -> tuple[FacesU8, FacesU8 | None]:

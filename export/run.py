@@ -17,7 +17,7 @@ from torch import nn
 from runtime.geometry import CROP_TEMPLATE
 from runtime.manifest import Manifest
 from training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_networks
-from training.config import RunConfig
+from training.config import RunConfig, SharedConfig
 
 from .errors import ExportError
 from .precision import SPECS, Precision
@@ -83,12 +83,7 @@ def load_run(folder: Path, *, unfinished: bool = False) -> TrainedRun:
             f"{folder / CHECKPOINT_NAME} names {len(about['attributes'])} attributes, "
             f"its networks know {config.network.n_attributes}"
         )
-    stage = about.get("stage", "unknown")
-    if stage != FINISHED and not unfinished:
-        raise ExportError(
-            f"expected a finished run in {folder}, found it in the stage {stage!r}; let it train on (rerun "
-            "python -m training with the same options), or add --unfinished if it is only a smoke run"
-        )
+    check_finished(folder, about, unfinished=unfinished)
     return TrainedRun(
         config=config,
         parts=(
@@ -101,14 +96,33 @@ def load_run(folder: Path, *, unfinished: bool = False) -> TrainedRun:
     )
 
 
+def check_finished(folder: Path, about: Mapping[str, Any], *, unfinished: bool) -> None:
+    """Refuses a run whose training is not over, unless that is asked for.
+
+    Raises:
+        ExportError: it is refused.
+    """
+    stage = about.get("stage", "unknown")
+    if stage != FINISHED and not unfinished:
+        raise ExportError(
+            f"expected a finished run in {folder}, found it in the stage {stage!r}; let it train on (rerun "
+            "python -m training with the same options), or add --unfinished if it is only a smoke run"
+        )
+
+
+def training_record(config: SharedConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of the training run: what it was given, and the hash of its configuration."""
+    configuration = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    told = {key: value for key, value in about.items() if key != "attributes"}
+    return {**told, "config_sha256": hashlib.sha256(configuration.encode()).hexdigest()}
+
+
 def describe(
     run: TrainedRun, *, name: str, precision: Precision, demo: bool, target_embeddings: Embeddings
 ) -> Manifest:
     """What the two bundles' manifests have in common; role and models come with the files."""
     settings = run.config.attack_settings
-    configuration = json.dumps(dataclasses.asdict(run.config), sort_keys=True)
-    training = {key: value for key, value in run.about.items() if key != "attributes"}
-    training["config_sha256"] = hashlib.sha256(configuration.encode()).hexdigest()
+    training = training_record(run.config, run.about)
     if target_embeddings:
         training["target_embeddings"] = target_embeddings
     return Manifest(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.networks import Discriminator, Generator, Restorer
+from training.networks import Anonymiser, Discriminator, Generator, Restorer
 
 
 def to_network(faces: Tensor) -> Tensor:
@@ -84,3 +84,31 @@ class AttributesExport(nn.Module):
     def forward(self, faces: Tensor) -> Tensor:
         dtype = computing_type(self.trunk)
         return self.head(self.trunk(to_network(faces).to(dtype))).float().sigmoid()
+
+
+class AnonymiseExport(nn.Module):
+    """The anonymiser from faces and fresh noise to anonymised faces, the strength still an input.
+
+    It draws nothing itself, so that the graph is deterministic. It computes in float32: half precision would
+    move the front-end's steps.
+    """
+
+    def __init__(self, anonymiser: Anonymiser) -> None:
+        super().__init__()
+        self.anonymiser = anonymiser
+
+    def forward(self, faces: Tensor, grain: Tensor, shade: Tensor, strength: Tensor) -> Tensor:
+        """Anonymises faces.
+
+        Args:
+            faces: uint8 ``(N, S, S, 3)`` RGB.
+            grain: float32 ``(N, 1, S, S)`` of mean 0 and variance 1, fresh for every face.
+            shade: float32 ``(N, 3, C, C)``, likewise.
+            strength: float32 ``(N, 1)`` in [0, 1], of the grain.
+
+        Returns:
+            uint8 ``(N, S, S, 3)`` RGB.
+        """
+        return to_picture(
+            self.anonymiser(to_network(faces), grain, shade, strength=strength[:, :, None, None])
+        )

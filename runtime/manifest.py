@@ -1,7 +1,8 @@
 """The bundle: a folder with a ``manifest.json``, the only contract between training and serving.
 
-A bundle holds the networks as ONNX files and everything needed to use them. The public one has
-``protect``, ``attributes`` and the detector; the authority's only ``restore``, sealed, and the detector.
+A bundle holds the networks as ONNX files and everything needed to use them. The mask's public one has
+``protect``, ``attributes`` and the detector; the authority's only ``restore``, sealed, and the detector. The
+anonymiser has a public one only, with ``anonymise`` and the detector.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _REMEDY = "get the bundle again from where it was published"
 _FORMAT = FileFormat(name="erasablemask-bundle", version=1, called=MANIFEST_NAME, remedy=_REMEDY)
 
 Role = Literal["public", "authority"]
+System = Literal["mask", "anonymiser"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +49,25 @@ class Manifest:
     """Everything the runtime must know of a bundle.
 
     Attributes:
+        system: ``mask`` or ``anonymiser``; bundles from before there were two say none, and are the mask's.
         role: ``public`` or ``authority``.
         name: the training preset, for people.
         image_size: side of the square crop that enters the networks, in pixels.
         crop_template: ``(5, 2)`` landmarks in that crop as fractions of its side.
-        attributes: names, in the order of the network's attribute vector, each 0 or 1.
-        strength: default share of the perturbation features in Eq. 6, ``1 - beta``, in [0, 1].
-        injection: default weight of the clean branch, gamma, in [0, 1].
+        attributes: names, in the order of the network's attribute vector, each 0 or 1; none of the
+            anonymiser.
+        strength: default share of the perturbation features in Eq. 6, ``1 - beta``, in [0, 1]; of the
+            anonymiser, default strength of its noise.
+        injection: default weight of the clean branch, gamma, in [0, 1]; 0 of the anonymiser.
         max_batch: largest batch of faces served at once.
         precision: of the networks, such as ``fp16`` or ``int8``; docs/export.md has them all.
-        target: description of the target identity.
+        target: description of the target identity; empty of the anonymiser.
         terms: terms of use of the weights.
         demo: the authority's secret is public; for demonstrations only.
         training: run, commit, seed, steps and so on, for people.
         measured: figures of the benchmarks, for people.
-        models: ``protect``, ``attributes``, ``restore`` and the detector's ``pnet``, ``rnet``, ``onet``.
+        models: ``protect``, ``attributes``, ``restore``, or ``anonymise``, and the detector's ``pnet``,
+            ``rnet``, ``onet``.
     """
 
     role: Role
@@ -76,6 +82,7 @@ class Manifest:
     opset: int
     target: str
     terms: str
+    system: System = "mask"
     demo: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)

@@ -99,6 +99,7 @@ PRECISIONS = ("fp32", "fp16", "fp16-mixed", "bf16-mixed", "int8", "int8-gpu")
 
 _MANIFEST: dict[str, Rule] = {
     "role": ("public or authority", lambda v: v in ("public", "authority")),
+    "system": ("mask or anonymiser", lambda v: v in ("mask", "anonymiser")),
     "name": _TEXT,
     "image_size": whole(16, 2048),
     "crop_template": ("5 points of 2 finite numbers", lambda v: is_list(v, _is_point) and len(v) == 5),

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from torch import nn
 
-from export import onnx_graph, recipe
+from export import onnx_graph, parts
 from export.annotate import main as annotate_main
 from export.build import main as build_main
 from export.errors import ExportError
@@ -360,7 +360,7 @@ def test_a_failed_comparison_writes_nothing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rewrite that moves one bias of one network stops at the gate, and the key is not written either."""
-    fold = recipe.fold_batch_norms
+    fold = parts.fold_batch_norms
 
     def wrong_fold(network: nn.Module) -> nn.Module:
         folded = fold(network)
@@ -369,7 +369,7 @@ def test_a_failed_comparison_writes_nothing(
                 folded.get_parameter("restorer.decoder.layers.2.0.bias").add_(0.1)
         return folded
 
-    monkeypatch.setattr(recipe, "fold_batch_norms", wrong_fold)
+    monkeypatch.setattr(parts, "fold_batch_norms", wrong_fold)
     result = build(run_folder, tmp_path / "out", "--new-key", tmp_path / "new.key")
     assert result.exit_code == 1
     assert (

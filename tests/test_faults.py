@@ -20,7 +20,7 @@ from click import Command
 from click.testing import CliRunner, Result
 from torch import nn
 
-from export import recipe
+from export import parts
 from export.build import main as build
 from export.repository import main as repository
 from export.wrappers import ProtectExport
@@ -125,12 +125,12 @@ class NoSuchTranslation(nn.Module):
 def test_a_network_that_onnx_has_no_operator_for_is_not_exported(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fold = recipe.fold_batch_norms
+    fold = parts.fold_batch_norms
 
     def replace(network: nn.Module) -> nn.Module:
         return NoSuchTranslation().eval() if isinstance(network, ProtectExport) else fold(network)
 
-    monkeypatch.setattr(recipe, "fold_batch_norms", replace)
+    monkeypatch.setattr(parts, "fold_batch_norms", replace)
     said = refused(build, "--run", run, "--out", tmp_path / "out", "--demo", folder=tmp_path)
     assert "NoSuchTranslation cannot be translated to ONNX: No ONNX function found" in said
     assert "linalg_eig" in said

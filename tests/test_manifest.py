@@ -37,10 +37,18 @@ def test_a_manifest_round_trips() -> None:
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
 
 
+def test_a_manifest_from_before_there_were_two_systems_is_the_masks() -> None:
+    raw = json.loads(MANIFEST.to_json())
+    assert raw.pop("system") == "mask"
+    assert parse(raw) == MANIFEST
+    assert parse({**raw, "system": "anonymiser"}).system == "anonymiser"
+
+
 @pytest.mark.parametrize(
     ("field", "values", "expected"),
     [
         ("role", ["both", 1, None, ["public"]], "public or authority"),
+        ("system", ["both", 1, None, ["mask"]], "mask or anonymiser"),
         ("image_size", [15, 2049, -64, 64.0, "64", True, None, HUGE], "a whole number from 16 to 2048"),
         ("max_batch", [0, 4097, 1.5, True, "8"], "a whole number from 1 to 4096"),
         ("opset", ["18", 18.0, True, None], "a whole number"),
