@@ -130,5 +130,5 @@ def _describe(config: AnonymiserConfig, about: dict[str, Any], name: str, precis
         opset=SPECS[precision].opset,
         target="",
         terms=TERMS,
-        training=training_record(config, about),
+        training={**training_record(config, about), "stochastic": config.network.stochastic},
     )

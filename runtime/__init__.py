@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .anonymiser import Anonymiser
     from .backends.triton import TritonServer
     from .detection import FaceDetector
     from .errors import (
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from .manifest import Bundle, Manifest, open_bundle
     from .pictures import Picture, read_picture, write_picture
     from .pipeline import Eraser, Protector
-    from .results import EraseResult, Face, FaceReport, ProtectResult
+    from .results import AnonymiseResult, EraseResult, Face, FaceReport, ProtectResult
     from .shipped import default_bundle
 
 __all__ = [
+    "AnonymiseResult",
+    "Anonymiser",
     "BackendError",
     "Bundle",
     "BundleError",
@@ -60,6 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "anonymiser": ("Anonymiser",),
     "backends.triton": ("TritonServer",),
     "detection": ("FaceDetector",),
     "errors": (
@@ -75,7 +79,7 @@ _HOMES = {
     "manifest": ("Bundle", "Manifest", "open_bundle"),
     "pictures": ("Picture", "read_picture", "write_picture"),
     "pipeline": ("Eraser", "Protector"),
-    "results": ("EraseResult", "Face", "FaceReport", "ProtectResult"),
+    "results": ("AnonymiseResult", "EraseResult", "Face", "FaceReport", "ProtectResult"),
     "shipped": ("default_bundle",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,6 +12,7 @@ from .lazy_group import LazyGroup
 COMMANDS = {
     "protect": "Protect every face in photos.",
     "erase": "Erase the protection, as the trusted authority.",
+    "anonymise": "Replace every face by one that recognisers should still know.",
     "verify": "Compare faces before and after with a face recogniser.",
     "inspect": "Show a bundle and check its files.",
     "recognizers": "List or download face recognisers.",

@@ -1,4 +1,4 @@
-"""What protecting and erasing share: a detector, some networks, and the way in and out of a picture."""
+"""What all work on pictures shares: a detector, some networks, and the way in and out of a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .closing import Closing
 from .detection import FaceDetector
 from .errors import BackendError, BundleError, NoFaceError
 from .manifest import Bundle, Manifest
-from .paste import make_patch, paste
+from .paste import make_patch, make_replacement, paste
 from .results import Face
 
 ImageU8 = NDArray[np.uint8]
@@ -24,7 +24,7 @@ Watch = Callable[[str], AbstractContextManager[object]]
 
 
 class FacePipeline(Closing):
-    """What protecting and erasing share: a detector, some networks, and the way in and out of a picture."""
+    """What all work on pictures shares: a detector, some networks, and the way in and out of a picture."""
 
     def __init__(
         self,
@@ -98,14 +98,19 @@ class FacePipeline(Closing):
         crops: ImageU8,
         outputs: NDArray,
         matrices: list[NDArray[np.floating]],
+        *,
+        replace: bool = False,
     ) -> ImageU8:
+        """The picture with the faces' change added to it or, with ``replace``, with the faces themselves."""
         if outputs.dtype != np.uint8 or outputs.shape != crops.shape:
             raise BackendError(
                 f"expected faces uint8 {crops.shape} of the network, found {outputs.dtype} {outputs.shape}"
             )
         with self._watch("paste"):
             patches = [
-                make_patch(crop, output, matrix, (pixels.shape[0], pixels.shape[1]))
+                make_replacement(pixels, output, matrix)
+                if replace
+                else make_patch(crop, output, matrix, (pixels.shape[0], pixels.shape[1]))
                 for crop, output, matrix in zip(crops, outputs, matrices, strict=True)
             ]
             return paste(pixels, [patch for patch in patches if patch is not None])
@@ -123,3 +128,8 @@ def _check_template(manifest: Manifest) -> None:
             "the bundle's networks were trained with another face alignment (crop_template) than this "
             "program's; update erasablemask or export the bundle again"
         )
+
+
+def mean_change(crop: ImageU8, output: ImageU8) -> float:
+    """Mean absolute difference of a network's face and the one it got, in levels."""
+    return float(np.abs(output.astype(np.int16) - crop).mean())

@@ -40,6 +40,9 @@ FACE_CENTRE = (90.0 / 178.0, 0.565)
 FACE_RADII = (0.36, 0.40)
 FACE_CORE = 0.72
 
+# Share of the crop's side over which the mask of a whole crop falls from 1 to 0 at its border.
+CROP_FEATHER = 0.12
+
 
 def estimate_similarity(source: FloatArray, destination: FloatArray) -> FloatArray:
     """Least-squares similarity (rotation, uniform scale, translation; no reflection) between point sets.
@@ -194,3 +197,16 @@ def face_mask(size_px: int) -> NDArray[np.float32]:
     x, y = ((place - centre) / radius for centre, radius in zip(FACE_CENTRE, FACE_RADII, strict=True))
     outwards = np.clip((np.hypot(x[None, :], y[:, None]) - FACE_CORE) / (1.0 - FACE_CORE), 0.0, 1.0)
     return (0.5 + 0.5 * np.cos(np.pi * outwards)).astype(np.float32)
+
+
+def crop_mask(size_px: int) -> NDArray[np.float32]:
+    """Weight of a crop that replaces the photo's: 1 in the middle, 0 on the border.
+
+    A raised cosine over ``CROP_FEATHER`` of the side along each axis, so that no seam shows.
+
+    Returns:
+        ``(size_px, size_px)`` float32 in [0, 1].
+    """
+    distance = np.minimum(np.arange(size_px), np.arange(size_px)[::-1]) / max(size_px - 1, 1)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / CROP_FEATHER, 0.0, 1.0))
+    return np.outer(ramp, ramp).astype(np.float32)

@@ -45,8 +45,8 @@ def resolve_knobs(
     for name, value in edits.items():
         if value not in (0, 1):
             raise ErasableMaskError(f"the attribute {name} must be 0 or 1, found {value!r}")
-    strength = _share("strength", manifest.strength if strength is None else strength)
-    injection = _share("injection", manifest.injection if injection is None else injection)
+    strength = share("strength", manifest.strength if strength is None else strength)
+    injection = share("injection", manifest.injection if injection is None else injection)
     if strength == 0 or injection == 1:
         raise ErasableMaskError(
             f"nothing would be protected with strength {strength:g} and injection {injection:g}; "
@@ -55,7 +55,12 @@ def resolve_knobs(
     return Knobs(attributes=edits, strength=strength, injection=injection)
 
 
-def _share(name: str, value: float) -> float:
+def share(name: str, value: float) -> float:
+    """A knob's value, checked.
+
+    Raises:
+        ErasableMaskError: it is not in [0, 1].
+    """
     if not (math.isfinite(value) and 0.0 <= value <= 1.0):
         raise ErasableMaskError(f"{name} must be a number from 0 to 1, found {value}")
     return float(value)

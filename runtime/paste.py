@@ -1,7 +1,8 @@
-"""Puts a changed crop back into the photo, as pure functions.
+"""Puts a crop back into the photo, as pure functions. Where the mask is zero the photo stays, bit for bit.
 
-Only the change travels: ``output - crop`` is masked, warped back and added to the photo's own pixels. Detail
-finer than the crop survives, and where the mask is zero the photo stays as it was, bit for bit.
+Of a changed face only the change travels: ``output - crop`` is masked, warped back and added to the photo's
+own pixels, so that detail finer than the crop survives. A replaced face travels itself, and no such detail
+survives.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Patch:
     Attributes:
         x0, y0: the rectangle's top-left pixel in the photo.
         delta: ``(h, w, 3)`` float32, to be added, already times the mask.
-        mask: ``(h, w)`` float32 in [0, 1]; where it is 0, so is ``delta``.
+        mask: ``(h, w)`` float32 in [0, 1], or a hair above 1; where it is 0, so is ``delta``.
     """
 
     x0: int
@@ -57,24 +58,71 @@ def make_patch(
     Returns:
         The patch, or ``None`` where the crop lies wholly outside the photo.
     """
-    size = crop.shape[0]
+    region = _region(crop.shape[0], matrix, size_hw)
+    if region is None:
+        return None
+    mask = geometry.face_mask(crop.shape[0])
+    delta = region.warped((output.astype(np.float32) - crop.astype(np.float32)) * mask[..., None])
+    mask = _warp(mask, region.matrix, region.size_hw, cv2.INTER_LINEAR)
+    delta[mask <= 0] = 0  # cubic interpolation rings a little past the mask's border
+    return Patch(region.x0, region.y0, delta, mask)
+
+
+def make_replacement(
+    photo: NDArray[np.uint8], output: NDArray[np.uint8], matrix: NDArray[np.floating]
+) -> Patch | None:
+    """Masks a whole new crop and warps it into the photo, of which nothing is left where the mask is 1.
+
+    Its mask is wider than that of a change: hair and ears tell people who somebody is.
+
+    Args:
+        photo: uint8 ``(H, W, 3)``, which the patch is pasted into.
+        output: uint8 ``(S, S, 3)``, what left the network.
+        matrix: ``(2, 3)`` similarity from the photo to the crop.
+
+    Returns:
+        The patch, or ``None`` where the crop lies wholly outside the photo.
+    """
+    region = _region(output.shape[0], matrix, (photo.shape[0], photo.shape[1]))
+    if region is None:
+        return None
+    feather = geometry.crop_mask(output.shape[0])
+    # Face and mask are warped alike, or what the one adds would not fit what the other takes away.
+    delta, mask = region.warped(output.astype(np.float32) * feather[..., None]), region.warped(feather)
+    height, width = region.size_hw
+    delta -= photo[region.y0 : region.y0 + height, region.x0 : region.x0 + width] * mask[..., None]
+    outside = (mask <= 0) | (_warp(feather, region.matrix, region.size_hw, cv2.INTER_LINEAR) <= 0)
+    delta[outside] = 0
+    mask[outside] = 0
+    return Patch(region.x0, region.y0, delta, mask)
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """The rectangle of the photo that holds a crop, and the way to it from the crop."""
+
+    x0: int
+    y0: int
+    size_hw: tuple[int, int]
+    matrix: NDArray[np.floating]
+
+    def warped(self, image: NDArray[Any]) -> NDArray[Any]:
+        """A crop's picture there; enlarged, it keeps more of its fine structure with cubic interpolation."""
+        enlarges = geometry.scale_of(self.matrix) > 1
+        return _warp(image, self.matrix, self.size_hw, cv2.INTER_CUBIC if enlarges else cv2.INTER_LINEAR)
+
+
+def _region(size: int, matrix: NDArray[np.floating], size_hw: tuple[int, int]) -> _Region | None:
+    """None where the crop lies wholly outside the photo."""
     back = geometry.invert(matrix)
     corners = np.array([[0, 0], [size - 1, 0], [0, size - 1], [size - 1, size - 1]], dtype=np.float64)
-    region = geometry.transform_points(corners, back)
-    x0, y0 = np.maximum(np.floor(region.min(0)).astype(int), 0)
-    x1, y1 = np.minimum(np.ceil(region.max(0)).astype(int) + 1, size_hw[::-1])
+    bounds = geometry.transform_points(corners, back)
+    x0, y0 = np.maximum(np.floor(bounds.min(0)).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(bounds.max(0)).astype(int) + 1, size_hw[::-1])
     if x0 >= x1 or y0 >= y1:
         return None
-    mask = geometry.face_mask(size)
-    delta = (output.astype(np.float32) - crop.astype(np.float32)) * mask[..., None]
     to_region = geometry.compose(np.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0]]), back)
-    region_hw = (int(y1 - y0), int(x1 - x0))
-    mask = _warp(mask, to_region, region_hw, cv2.INTER_LINEAR)
-    # Enlarged, the change keeps more of its fine structure with cubic interpolation.
-    enlarges = geometry.scale_of(back) > 1
-    delta = _warp(delta, to_region, region_hw, cv2.INTER_CUBIC if enlarges else cv2.INTER_LINEAR)
-    delta[mask <= 0] = 0  # cubic interpolation rings a little past the mask's border
-    return Patch(int(x0), int(y0), delta, mask)
+    return _Region(int(x0), int(y0), (int(y1 - y0), int(x1 - x0)), to_region)
 
 
 def paste(photo: NDArray[np.uint8], patches: Sequence[Patch]) -> NDArray[np.uint8]:

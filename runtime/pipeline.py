@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .backends import DEFAULT_BACKEND, BackendFactory, Remote
 from .detection import FaceDetector
 from .errors import BackendError, BundleError
-from .face_pipeline import FacePipeline, ImageU8, Watch
+from .face_pipeline import FacePipeline, ImageU8, Watch, mean_change
 from .knobs import Knobs, resolve_knobs
 from .manifest import Bundle
 from .results import EraseResult, FaceReport, ProtectResult
@@ -97,7 +97,7 @@ class Protector(FacePipeline):
         reports = tuple(
             FaceReport(
                 face=face,
-                mean_change=_mean_change(crop, output),
+                mean_change=mean_change(crop, output),
                 attributes=dict(zip(self.manifest.attributes, map(int, row), strict=True)),
             )
             for face, crop, output, row in zip(faces, crops, outputs, wanted, strict=True)
@@ -189,7 +189,7 @@ class Eraser(FacePipeline):
         outputs = self._run("restore", "restored", {"faces": crops})
         restored = self._paste(pixels, crops, outputs, matrices)
         reports = tuple(
-            FaceReport(face=face, mean_change=_mean_change(crop, output))
+            FaceReport(face=face, mean_change=mean_change(crop, output))
             for face, crop, output in zip(faces, crops, outputs, strict=True)
         )
         return EraseResult(pixels=restored, faces=reports)
@@ -199,7 +199,3 @@ def _given(model: bytes | None) -> bytes:
     if model is None:
         raise BackendError("expected the restorer's bytes, which only a server has of itself; found none")
     return model
-
-
-def _mean_change(crop: ImageU8, output: ImageU8) -> float:
-    return float(np.abs(output.astype(np.int16) - crop).mean())

@@ -1,4 +1,4 @@
-"""What detection, protection and erasure give back. All frozen; all lengths in pixels of the picture."""
+"""What detection and work on faces give back. All frozen; all lengths in pixels of the picture."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FaceReport:
 
     Attributes:
         face: where it is.
-        attributes: what the network was given, 0 or 1 by name; empty for an erasure.
+        attributes: what the network was given, 0 or 1 by name; empty where it takes none.
         mean_change: mean absolute difference of the aligned crop's pixels, in levels of 0..255, before the
             paste mask.
     """
@@ -85,3 +85,18 @@ class EraseResult:
 
     pixels: NDArray[np.uint8]
     faces: tuple[FaceReport, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnonymiseResult:
+    """A picture whose faces were replaced.
+
+    Attributes:
+        pixels: uint8 ``(H, W, 3)`` RGB, the size of the input.
+        faces: one report for each face, the largest first.
+        strength: of the noise that was injected, in (0, 1].
+    """
+
+    pixels: NDArray[np.uint8]
+    faces: tuple[FaceReport, ...]
+    strength: float

@@ -18,7 +18,16 @@ from runtime import geometry
 from runtime.authority import Secret, generate_key, seal_bundle_model, write_key_file
 from runtime.backends import create_backend
 from runtime.detection import FaceDetector
-from runtime.manifest import MANIFEST_NAME, Bundle, Manifest, ModelFile, Role, open_bundle, sha256_of
+from runtime.manifest import (
+    MANIFEST_NAME,
+    Bundle,
+    Manifest,
+    ModelFile,
+    Role,
+    TensorSpec,
+    open_bundle,
+    sha256_of,
+)
 
 PICTURES = Path(__file__).parent / "pictures"
 PORTRAIT = Path(__file__).parents[1] / "examples" / "portrait.jpg"
@@ -156,10 +165,18 @@ MakeBundle = Callable[..., Bundle]
 
 @pytest.fixture
 def make_bundle(tmp_path: Path, detector_files: dict[str, bytes]) -> MakeBundle:
-    """Writes a bundle: ``make_bundle(role, models=None, **fields of the manifest)``."""
+    """Writes a bundle: ``make_bundle(role, models=None, **fields of the manifest)``.
+
+    ``drop`` names networks to leave out, ``inputs`` has what the manifest says of a network's inputs.
+    """
 
     def make(
-        role: Role = "public", models: dict[str, bytes] | None = None, sealed: tuple[str, ...] = (), **fields
+        role: Role = "public",
+        models: dict[str, bytes] | None = None,
+        sealed: tuple[str, ...] = (),
+        drop: tuple[str, ...] = (),
+        inputs: dict[str, tuple[TensorSpec, ...]] | None = None,
+        **fields,
     ) -> Bundle:
         folder = tmp_path / f"bundle-{role}"
         folder.mkdir()
@@ -171,9 +188,12 @@ def make_bundle(tmp_path: Path, detector_files: dict[str, bytes]) -> MakeBundle:
         }
         entries = {}
         for name, data in files.items():
+            if name in drop:
+                continue
             path = f"{name}.sealed" if name in sealed else f"{name}.onnx"
             (folder / path).write_bytes(data)
-            entries[name] = ModelFile(path=path, sha256=sha256_of(data), sealed=name in sealed)
+            specs = (inputs or {}).get(name, ())
+            entries[name] = ModelFile(path=path, sha256=sha256_of(data), inputs=specs, sealed=name in sealed)
         defaults = {
             "name": "toy",
             "image_size": CROP_PX,

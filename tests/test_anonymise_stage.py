@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.geometry import crop_mask
 from tests.tiny_anonymiser import ANONYMISER, STEPS, anonymiser_run
 from tests.tiny_training import CONFIG, SIZE, Silent, tiny_pack, tiny_run, weights_of
 from training.batches import take
@@ -128,6 +129,16 @@ def test_noise_is_fresh_in_every_step_and_for_both_releases(tmp_path):
     assert not torch.equal(first.published, second.published)
     torch.testing.assert_close(again.releases[0].published, first.published, rtol=0, atol=0)
     assert not torch.equal(later.releases[0].tone, first.tone)
+
+
+def test_the_face_is_published_as_the_runtime_replaces_it(tmp_path):
+    """Through the mask of the whole crop: the source on the border, the painting inside."""
+    stage, batch, outputs = one_step(tmp_path)
+    torch.testing.assert_close(stage.mask, torch.from_numpy(crop_mask(SIZE)))
+    published = outputs.releases[0].published
+    torch.testing.assert_close(published[..., 0, :], batch.face[..., 0, :])
+    inner = (..., slice(5, -5), slice(5, -5))
+    assert (published[inner] - batch.face[inner]).abs().mean() > 0.1
 
 
 def test_the_ablation_has_no_noise(tmp_path):

@@ -81,7 +81,7 @@ def test_the_manifest_says_what_was_built(bundle: Path) -> None:
         0.5,
     )
     assert (manifest.attributes, manifest.injection, manifest.target) == ((), 0.0, "")
-    assert manifest.training["steps"] == 4
+    assert (manifest.training["steps"], manifest.training["stochastic"]) == (4, True)
     assert len(manifest.training["config_sha256"]) == 64
     faces = TensorSpec(name="faces", dtype="uint8", shape=(-1, SIZE, SIZE, 3))
     assert manifest.models["anonymise"].inputs == (

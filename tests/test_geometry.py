@@ -200,3 +200,16 @@ def test_face_mask_falls_without_a_seam_from_the_middle_outwards() -> None:
     assert max(np.abs(np.diff(mask, axis=axis)).max() for axis in (0, 1)) <= steepest
     # As far to the right of the face's axis as to its left.
     assert abs(float(mask[:, :middle_x].sum() - mask[:, middle_x + 1 :].sum())) < 0.01 * mask.sum()
+
+
+@given(sizes)
+def test_crop_mask_is_symmetric_one_inside_and_zero_on_the_border(size: int) -> None:
+    mask = geometry.crop_mask(size)
+    assert mask.dtype == np.float32
+    assert mask.min() == 0
+    assert mask.max() == 1
+    np.testing.assert_array_equal(mask, mask.T)
+    np.testing.assert_array_equal(mask, mask[::-1])
+    assert not mask[0].any()
+    inner = int(np.ceil(geometry.CROP_FEATHER * size)) + 1
+    assert (mask[inner:-inner, inner:-inner] == 1).all()

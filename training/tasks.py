@@ -100,7 +100,7 @@ class AnonymiserTask:
     def __init__(self, config: AnonymiserConfig, recognizers: Sequence[Recognizer]) -> None:
         self.config = config
         self.recognizers = recognizers
-        self.publish = Publish(config.network.image_size, masked=config.paste_mask)
+        self.publish = Publish(config.network.image_size, masked=config.paste_mask, whole_crop=True)
         self.about: dict[str, Any] = {}
 
     def stages(self, networks: AnonymiserNetworks, ranks: Ranks) -> list[Stage]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..results import EraseResult, ProtectResult
+    from ..results import AnonymiseResult, EraseResult, ProtectResult
 
-    Work = Callable[[NDArray[np.uint8]], ProtectResult | EraseResult]
+    Work = Callable[[NDArray[np.uint8]], ProtectResult | EraseResult | AnonymiseResult]
 
 # A picture's part of the report.
 Entry = dict[str, Any]

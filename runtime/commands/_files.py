@@ -28,7 +28,7 @@ class Job:
 
 
 def picture_options(command: Command) -> Command:
-    """The arguments and options that ``protect`` and ``erase`` share."""
+    """The arguments and options that ``protect``, ``erase`` and ``anonymise`` share."""
     for decorate in (
         click.option(
             "--metrics",

@@ -45,6 +45,7 @@ def _describe(bundle: Bundle, sizes: dict[str, int]) -> str:
     manifest = bundle.manifest
     rows: dict[str, Any] = {
         "bundle": bundle.folder,
+        "system": manifest.system,
         "role": manifest.role + (" (demo: its secret is public)" if manifest.demo else ""),
         "name": manifest.name,
         "target": manifest.target,
@@ -55,6 +56,9 @@ def _describe(bundle: Bundle, sizes: dict[str, int]) -> str:
         "attributes": ", ".join(manifest.attributes),
         "terms": manifest.terms,
     }
+    if manifest.system == "anonymiser":
+        for of_the_mask in ("target", "injection", "attributes"):
+            del rows[of_the_mask]
     lines = [f"{label:<12}{value}" for label, value in rows.items()]
     for name, model in sorted(manifest.models.items()):
         state = f"{sizes[name]:>10} bytes, SHA-256 agrees" if name in sizes else "   MISSING OR CHANGED"

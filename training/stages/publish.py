@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.geometry import face_mask
+from runtime.geometry import crop_mask, face_mask
 
 from ..draws import Draws
 
@@ -19,10 +19,12 @@ class Publish:
     Args:
         image_size: side of the crop.
         masked: False leaves the network's output as it is.
+        whole_crop: with the mask of a crop that is replaced, not that of a face that is changed.
     """
 
-    def __init__(self, image_size: int, *, masked: bool) -> None:
-        self.mask = torch.from_numpy(face_mask(image_size)) if masked else None
+    def __init__(self, image_size: int, *, masked: bool, whole_crop: bool = False) -> None:
+        mask = crop_mask if whole_crop else face_mask
+        self.mask = torch.from_numpy(mask(image_size)) if masked else None
 
     def __call__(self, source: Tensor, output: Tensor) -> Tensor:
         output = output.float()
