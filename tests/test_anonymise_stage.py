@@ -178,6 +178,17 @@ def test_every_surrogate_needs_two_faces(tmp_path, surrogates):
         anonymiser_run(tmp_path, surrogates=surrogates)
 
 
+def test_micro_batches_keep_two_faces_for_every_surrogate(tmp_path):
+    """Eight faces in two parts are two for each of two surrogates; four are one, who has no stranger."""
+    larger = dataclasses.replace(ANONYMISER.anonymise, batch=8)
+    config = dataclasses.replace(ANONYMISER, accumulate=2, anonymise=larger)
+    monitor = Silent()
+    anonymiser_run(tmp_path / "fits", config).train(monitor, stop_after_steps=1)
+    assert all(np.isfinite(list(monitor.figures[0][1].values())))
+    with pytest.raises(SettingsError, match="each of 2 surrogates in each part of a batch, found 2 faces"):
+        anonymiser_run(tmp_path / "small", dataclasses.replace(ANONYMISER, accumulate=2)).train(Silent())
+
+
 def test_the_averaged_networks_are_what_is_loaded_and_no_others(tmp_path):
     anonymiser_run(tmp_path / "run").train(Silent())
     config, networks, about = load_anonymiser(tmp_path / "run")

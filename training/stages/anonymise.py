@@ -121,6 +121,11 @@ class AnonymiseStage:
         return len(self.surrogates)
 
     def forward(self, batch: Batch, step: int) -> _Outputs:
+        if len(batch) < 2 * len(self.surrogates):
+            raise SettingsError(
+                f"expected two faces or more for each of {len(self.surrogates)} surrogates in each part of "
+                f"a batch, found {len(batch)} faces; take fewer micro-batches (--accumulate) or more faces"
+            )
         releases = self._releases(batch)
         return _Outputs(batch.face, releases, self._seen(batch, releases))
 
