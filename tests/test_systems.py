@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from training import anonymiser_presets
 from training.__main__ import main
 from training.checkpoint import load_anonymiser, load_checkpoint
 from training.data.pack import write_pack
+from training.plan import make_plan
 
 
 @pytest.fixture
@@ -75,10 +77,9 @@ def test_a_masks_checkpoint_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "Error: missing --data, --surrogates, --out"),
+        ([], "missing --data, --surrogates, --out; only --dry-run does without"),
         (["--target-text", "nobody"], "--target-text belongs to --system mask; the anonymiser has none"),
         (["--from-stage", "attack"], "expected --from-stage anonymise for the anonymiser, found attack"),
-        (["--dry-run"], "--dry-run knows --system mask alone; for the anonymiser train a few steps"),
         (["--set", "attack.epochs=1"], "no field 'attack.epochs'; there are: name, network"),
         (["--set", "settings.strength=2"], "expected strength in [0, 1], found 2.0"),
     ],
@@ -87,6 +88,24 @@ def test_what_is_the_masks_is_refused(options, message):
     done = train("--preset", "compact", *options)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
+
+
+def test_a_dry_run_counts_the_anonymisers_networks(tmp_path, monkeypatch):
+    """Both are trained; two stand-ins without weights take the recognisers' place."""
+    monkeypatch.setitem(anonymiser_presets.ANONYMISER_PRESETS, "tiny", ANONYMISER)
+    monkeypatch.setattr("training.plan.make_plan", partial(make_plan, seconds_per_stage=0.01))
+    out = tmp_path / "plan.json"
+    done = train("--preset", "tiny", "--dry-run", "--limit", "800", "--json", out)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "Steps need recognisers" in done.output
+    figures = json.loads(out.read_text())
+    [(name, stage)] = figures["stages"].items()
+    networks = ANONYMISER.network.networks().items().values()
+    parameters = sum(p.numel() for network in networks for p in network.parameters())
+    assert (name, stage["trained"], stage["frozen"]) == ("anonymise", parameters, 0)
+    assert (figures["config"]["system"], stage["steps"]) == ("anonymiser", 2 * 200)
+    assert stage["flops_per_face"] > 0
+    assert len(figures["parts_ms_per_face"]) == 3
 
 
 def test_an_unknown_preset_names_the_systems_own():

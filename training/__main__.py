@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from .config import RunConfig
+    from .config import SharedConfig
 
 EXAMPLE = """\b
 Example:
@@ -160,10 +160,6 @@ def main(
             f"expected --from-stage {' or '.join(own_stages)} for the {system}, found {first_stage}"
         )
     if dry_run:
-        if not isinstance(config, RunConfig):
-            raise click.UsageError(
-                f"--dry-run knows --system mask alone; for the {system} train a few steps: --steps 20"
-            )
         _tell_plan(config, data, layout, surrogates, only, limit, threads, accelerator, figures)
         return
     if figures is not None:
@@ -171,8 +167,7 @@ def main(
     needed = {"--data": data, "--surrogates": surrogates, "--target": target, "--out": out}
     missing = [name for name, value in needed.items() if value is None and (masks or name != "--target")]
     if data is None or surrogates is None or out is None or missing:
-        alternative = "; only --dry-run does without" if masks else ""
-        raise click.UsageError(f"missing {', '.join(missing)}{alternative}")
+        raise click.UsageError(f"missing {', '.join(missing)}; only --dry-run does without")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     job = Job(
         config=config,
@@ -198,7 +193,7 @@ def main(
 
 
 def _tell_plan(
-    config: RunConfig,
+    config: SharedConfig,
     data: Path | None,
     layout: str | None,
     surrogates: Path | None,

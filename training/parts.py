@@ -1,4 +1,4 @@
-"""What a face costs in the networks of a step: the generator by precision and format, recognisers, LPIPS."""
+"""What a face costs in a step's networks: encoder and decoder by precision and format, recognisers, LPIPS."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .anonymiser_config import AnonymiserNetworkConfig
+from .batches import Batch
 from .config import NetworkConfig
+from .networks import Anonymiser, Generator
 from .perceptual import Lpips
 from .probe import clock, first_batch, random_faces
+from .shared_config import NetworkSizes
 from .surrogates import Recognizer
 
 FACES = 16  # a measured pass
@@ -32,7 +36,7 @@ class Part:
 
 
 def time_parts(
-    config: NetworkConfig,
+    config: NetworkSizes,
     recognizers: Sequence[Recognizer],
     perceptual: Lpips | None,
     device: torch.device,
@@ -41,10 +45,10 @@ def time_parts(
 ) -> tuple[Part, ...]:
     """Measures passes over random faces.
 
-    Encoder and decoder train, as in stage 1; recognisers and LPIPS are frozen and pass gradients to the face.
+    Encoder and decoder train; recognisers and LPIPS are frozen and pass gradients to the face.
     """
-    batch = first_batch(random_faces(FACES, config.image_size, config.n_attributes), FACES).to(device)
-    face, attributes = batch.face, batch.attributes
+    batch = first_batch(random_faces(FACES, config.image_size, _n_attributes(config)), FACES).to(device)
+    face = batch.face
 
     def timed(name: str, work: Callable[[], None]) -> Part:
         work()  # the first pass of a size is slow
@@ -56,13 +60,14 @@ def time_parts(
         return Part(name=name, ms_per_face=1000 * median(passes_s) / FACES)
 
     def coding(precision: str, memory: torch.memory_format) -> Callable[[], None]:
-        generator = config.generator().to(device).to(memory_format=memory)
-        seen = face.contiguous(memory_format=memory)
+        network, seen, attributes = _coder(config, batch)
+        network = network.to(device).to(memory_format=memory)
+        seen = seen.contiguous(memory_format=memory)
 
         def work() -> None:
-            generator.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                decoded = generator.decoder(generator.encoder(seen), attributes)[-1]
+                decoded = network.decoder(network.encoder(seen), attributes)[-1]
             decoded.float().square().mean().backward()
 
         return work
@@ -86,6 +91,18 @@ def time_parts(
         grid = recognizer.sampling_grid(batch.landmarks, config.image_size).to(device)
         parts.append(timed(f"{recognizer.card.name}, fp32", looking(recognizer, grid)))
     return tuple(parts)
+
+
+def _n_attributes(config: NetworkSizes) -> int:
+    return config.n_attributes if isinstance(config, NetworkConfig) else 1
+
+
+def _coder(config: NetworkSizes, batch: Batch) -> tuple[Generator | Anonymiser, Tensor, Tensor | None]:
+    """A system's network with encoder and decoder, what the one sees and what the other is told."""
+    if isinstance(config, AnonymiserNetworkConfig):  # it sees what is left of the face, and three tones
+        return config.anonymiser(), torch.cat([batch.face[:, :1], batch.face], dim=1), None
+    assert isinstance(config, NetworkConfig)
+    return config.generator(), batch.face, batch.attributes
 
 
 def _word(memory: torch.memory_format) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batches import take
-from .config import RunConfig, StageConfig
+from .config import AnonymiserConfig, RunConfig, SharedConfig, StageConfig
 from .data.errors import DataError
 from .loop import Run
 from .parts import Part, time_parts
@@ -26,7 +26,7 @@ from .stages import Stage
 from .stages.publish import Publish
 from .step import take_step
 from .surrogates import Recognizer, RecognizerCard
-from .tasks import make_stages
+from .tasks import AnonymiserTask, MaskTask, Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STAND_INS = 2
@@ -91,7 +91,7 @@ class Plan:
         parts: networks of a step alone, measured; the recognisers that are counted among them.
     """
 
-    config: RunConfig
+    config: SharedConfig
     device: str
     faces: int
     recognizers: tuple[str, ...]
@@ -105,7 +105,7 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig,
+    config: SharedConfig,
     recognizers: Sequence[Recognizer],
     *,
     faces: int,
@@ -123,41 +123,23 @@ def make_plan(
     Raises:
         DataError: there are fewer faces than in a batch.
         ScaleError: a batch cannot be divided into micro-batches.
-        SurrogateError: there is one recogniser alone.
+        SurrogateError: there is one recogniser alone, which the mask cannot do with.
         ValueError: the stages' settings do not go together.
     """
-    most = max(config.attributes.batch, config.attack.batch, config.erasure.batch)
+    most = max(stage.batch for stage in config.stage_configs().values())
     if faces < most:
         raise DataError(f"expected at least one batch of {most} faces, found {faces}")
     device = ranks.device
     networks = config.network.networks().placed(ranks.place)
     taking_part = list(recognizers) or [_stand_in(i) for i in range(STAND_INS)]
-    perceptual = Lpips("alex", random=True) if "lpips" in config.attack.weights else None
-    helpers: dict[str, list[nn.Module]] = {
-        "attributes": [],
-        "attack": [*taking_part, *([perceptual] if perceptual else [])],
-        "erasure": list(taking_part) if {"identity", "release"} & config.erasure.weights.keys() else [],
-    }
-    for module in helpers["attack"]:
-        module.to(device)
-    stages = make_stages(
-        config,
-        networks,
-        taking_part,
-        [_some_target(recognizer, device) for recognizer in taking_part],
-        Publish(config.network.image_size, masked=config.paste_mask),
-        perceptual,
-        ranks,
-    )
-    noise = random_faces(most, config.network.image_size, config.network.n_attributes)
+    cast = _cast(config, taking_part, device)
+    stages = cast.task.stages(networks, ranks)
+    noise = random_faces(most, config.network.image_size, cast.n_attributes)
     with tempfile.TemporaryDirectory() as folder:  # a run wants one; it is never saved
         run = Run(Path(folder), config, networks, stages, noise, {}, ranks=ranks)
         plans = []
         for stage in stages:
-            cycle = max(config.attack_settings.meta_every, 1) if stage.name == "attack" else 1
-            plans.append(
-                _probe(run, stage, cycle, helpers[stage.name], helpers["attack"], faces, seconds_per_stage)
-            )
+            plans.append(_probe(run, stage, cast, faces, seconds_per_stage))
             run.next_stage()
     return Plan(
         config=config,
@@ -165,33 +147,78 @@ def make_plan(
         faces=faces,
         recognizers=tuple(recognizer.card.name for recognizer in recognizers),
         parts=time_parts(
-            config.network, recognizers, perceptual, device, seconds_per_part=seconds_per_stage / 16
+            config.network, recognizers, cast.perceptual, device, seconds_per_part=seconds_per_stage / 16
         ),
         rates={name: matrix_rate(device, dtype) for name, dtype in DTYPES.items()},
         stages=tuple(plans),
     )
 
 
-def _probe(
-    run: Run,
-    stage: Stage,
-    cycle: int,
-    helpers: Sequence[nn.Module],
-    kept: Sequence[nn.Module],
-    faces: int,
-    seconds: float,
-) -> StagePlan:
-    """Counts and measures the stage that the run is at, with as large a batch as the time allows.
+@dataclass(frozen=True, kw_only=True)
+class _Cast:
+    """Who takes part in a system's run beside its networks.
 
-    Args:
-        cycle: steps from one meta step to the next.
-        helpers: frozen networks that the stage runs.
-        kept: those in memory.
+    Attributes:
+        helpers: frozen networks that each stage runs, by its name.
+        cycles: steps from one meta step to the next, of stages that have any.
+        perceptual: LPIPS, with random weights, where the system trains for it.
     """
+
+    task: Task
+    helpers: dict[str, list[nn.Module]]
+    cycles: dict[str, int]
+    perceptual: Lpips | None
+    n_attributes: int
+
+    @property
+    def kept(self) -> list[nn.Module]:
+        """The frozen networks in memory: each stage's are among those of the one with most."""
+        return max(self.helpers.values(), key=len)
+
+
+def _cast(config: SharedConfig, taking_part: Sequence[Recognizer], device: torch.device) -> _Cast:
+    """The helpers of a configuration, where they take part."""
+    for recognizer in taking_part:
+        recognizer.to(device)
+    if isinstance(config, AnonymiserConfig):
+        return _Cast(
+            task=AnonymiserTask(config, taking_part),
+            helpers={"anonymise": list(taking_part)},
+            cycles={},
+            perceptual=None,
+            n_attributes=1,
+        )
+    assert isinstance(config, RunConfig)
+    wants_lpips = "lpips" in config.attack.weights
+    perceptual = Lpips("alex", random=True).to(device) if wants_lpips else None
+    erasers = list(taking_part) if {"identity", "release"} & config.erasure.weights.keys() else []
+    return _Cast(
+        task=MaskTask(
+            config,
+            taking_part,
+            [_some_target(recognizer, device) for recognizer in taking_part],
+            perceptual,
+            Publish(config.network.image_size, masked=config.paste_mask),
+            {},
+        ),
+        helpers={
+            "attributes": [],
+            "attack": [*taking_part, *([perceptual] if perceptual else [])],
+            "erasure": [*erasers],
+        },
+        cycles={"attack": max(config.attack_settings.meta_every, 1)},
+        perceptual=perceptual,
+        n_attributes=config.network.n_attributes,
+    )
+
+
+def _probe(run: Run, stage: Stage, cast: _Cast, faces: int, seconds: float) -> StagePlan:
+    """Counts and measures the stage that the run is at, with as large a batch as the time allows."""
     device = run.ranks.device
+    cycle, helpers = cast.cycles.get(stage.name, 1), cast.helpers[stage.name]
     micro_batches = run.config.accumulate
     shares = stage.shares if micro_batches > 1 else 1
-    least = max(2, len(helpers))  # a face for each surrogate
+    least = 2 * max(1, len(helpers))  # two faces for each surrogate
     size = min(stage.config.batch, micro_batches * shares * ceil(least / shares))
 
     def cycle_s() -> float:
@@ -219,7 +246,7 @@ def _probe(
         trained=_count(trained),
         frozen=_count(parameters) - _count(trained),
         flops_per_face=flops_per_face,
-        state_bytes=_state_bytes(run, kept, trained),
+        state_bytes=_state_bytes(run, cast.kept, trained),
         probe_batch=size,
         probe_bytes=peak,
         faces_per_s=cycle * size / median(elapsed_s),

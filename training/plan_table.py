@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .config import RunConfig
 from .plan import Plan, StagePlan
 
 GIB = 2**30
@@ -54,7 +54,7 @@ def plan_table(plan: Plan, faces_from: str) -> RenderableType:
 def plan_figures(plan: Plan) -> dict[str, Any]:
     """The plan as JSON-like figures: what the table shows, unrounded, and the configuration."""
     return {
-        "config": asdict(plan.config),
+        "config": plan.config.to_dict(),
         "device": plan.device,
         "faces": plan.faces,
         "recognizers": plan.recognizers,
@@ -94,11 +94,12 @@ def _time(stage: StagePlan) -> str:
 def _notes(plan: Plan, faces_from: str) -> list[str]:
     total = sum(stage.seconds for stage in plan.stages)
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in plan.rates.items())
+    where = "Stages 2 and 3" if isinstance(plan.config, RunConfig) else "Steps"
     recognizers = (
-        f"Stages 2 and 3 count the recognisers {', '.join(plan.recognizers)}."
+        f"{where} count the recognisers {', '.join(plan.recognizers)}."
         if plan.recognizers
-        else "Stages 2 and 3 need recognisers (--surrogates): without them only the networks and LPIPS are "
-        "counted and timed, so expect more."
+        else f"{where} need recognisers (--surrogates): without them only the other networks are counted and "
+        "timed, so expect more."
     )
     return [
         f"Total, estimated: {_duration(total)}, without preparing faces, samples and checkpoints.",

@@ -95,6 +95,11 @@ class SharedConfig:
         if self.accumulate < 1:
             raise ValueError(f"expected accumulate >= 1, found {self.accumulate}")
 
+    def stage_configs(self) -> dict[str, StageConfig]:
+        """The stages' configurations by the stages' names, in order."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if isinstance(value, StageConfig)}
+
     def to_dict(self) -> dict[str, Any]:
         """The system and every field as plain values; ``config_from_dict`` takes it back."""
         return {"system": self.system, **dataclasses.asdict(self)}
