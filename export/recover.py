@@ -96,12 +96,11 @@ def recover(folder: Path, secret: Secret, out: Path, *, preset: str | None = Non
         RESTORE: unseal_model(authority, secret),
     }
     torch.manual_seed(config.seed)
-    generator, restorer = config.network.generator(), config.network.restorer()
-    discriminator = config.network.discriminator()
+    networks = config.network.networks()
     wrapped = {
-        "protect": ProtectExport(generator),
-        "attributes": AttributesExport(discriminator),
-        RESTORE: RestoreExport(restorer),
+        "protect": ProtectExport(networks.generator),
+        "attributes": AttributesExport(networks.discriminator),
+        RESTORE: RestoreExport(networks.restorer),
     }
     faces = synthetic_faces(_COMPARED_FACES, config.network.image_size)
     for name, module in wrapped.items():
@@ -112,13 +111,12 @@ def recover(folder: Path, secret: Secret, out: Path, *, preset: str | None = Non
         )
         gate(compare(name, expected, found), "fp32")
     logger.warning("the discriminator's head for real and generated faces is in no bundle: untrained")
-    averaged = {"generator": generator, "restorer": restorer, "discriminator": discriminator}
     training = public.manifest.training
     out.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         out,
         {
-            "config": dataclasses.asdict(config),
+            "config": config.to_dict(),
             "about": {
                 **{key: value for key, value in training.items() if key not in _OF_THE_BUNDLE},
                 "attributes": list(public.manifest.attributes),
@@ -132,7 +130,7 @@ def recover(folder: Path, secret: Secret, out: Path, *, preset: str | None = Non
                 },
             },
             "position": {"stage": 3, "epoch": 0, "step": 0, "global_step": training.get("steps", 0)},
-            "averaged": {name: network.state_dict() for name, network in averaged.items()},
+            "averaged": {name: network.state_dict() for name, network in networks.items().items()},
         },
     )
 

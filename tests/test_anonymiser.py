@@ -177,6 +177,12 @@ def test_a_server_is_refused(bundle: Bundle) -> None:
         Anonymiser(bundle, backend=Server())
 
 
+@pytest.mark.parametrize("backend", ["auto", "openvino-bf16"])
+def test_a_backend_that_may_compute_in_bfloat16_is_refused(bundle: Bundle, backend: str) -> None:
+    with pytest.raises(BackendError, match=f"found {backend}, which may take bfloat16 .* use ort-cpu"):
+        Anonymiser(bundle, backend=backend)
+
+
 # The command.
 
 
