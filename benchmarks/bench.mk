@@ -6,9 +6,10 @@ BENCH ?= bench
 # torchvision's weights for LPIPS (scripts/lpips_trunk.py); without them that measure is left out.
 LPIPS_ALEX ?=
 LPIPS_VGG ?=
-# The training run behind the bundle, packs of aligned faces that it was validated and trained with; without them
-# the benchmarks that need one are left out, and the report says so.
-RUN ?=
+# The training run behind the bundle; where there is none, its networks as they are in the bundle.
+RUN ?= $(BENCH)/run
+# Packs of aligned faces that it was validated and trained with; without them the benchmarks that need one are left
+# out, and the report says so.
 FACES ?=
 PACK ?=
 
@@ -21,12 +22,11 @@ RECOGNIZERS := $(SHARED)/fr/cards.json
 TARGET ?= $(SHARED)/data/synthetic/targets/omi_827.jpg
 LPIPS := $(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) $(if $(LPIPS_VGG),--lpips-vgg $(LPIPS_VGG))
 BY_STRANGERS = --recognizers $(RECOGNIZERS) --target $(TARGET) --thresholds $(BENCH)/thresholds.json
-OF_RUN := $(if $(RUN),ablations $(if $(FACES),latency latency_layers serving_int8) $(if $(PACK),peers)) \
-	$(if $(PACK),eraser)
+OF_FACES := $(if $(FACES),latency latency_layers serving_int8) $(if $(PACK),peers eraser)
 
 BENCH_RESULTS := $(addprefix $(BENCH)/,$(addsuffix .json,\
-	thresholds target_choice efficacy owners robustness hardened photo serving serving_split serving_sweep \
-	serving_overhead soak $(OF_RUN)))
+	thresholds target_choice efficacy owners robustness ablations hardened photo serving serving_split serving_sweep \
+	serving_overhead soak $(OF_FACES)))
 
 .PHONY: bench bench-quick bench-report
 
@@ -49,10 +49,10 @@ bench-quick: $(TEST_VENV)/stamp
 	fi
 	$(BENCH_PYTHON) -m benchmarks.report --results $(QUICK)/results --out $(QUICK)/report
 
-## bench: everything, for many hours; SHARED= has the pictures and recognisers, RUN= and FACES= the training run's
+## bench: everything, for many hours; SHARED= has the pictures and recognisers, FACES= and PACK= the training's faces
 bench: bench-env $(BENCH_RESULTS)
-	@$(if $(RUN),,echo "Left out without RUN=: latency, serving_int8, ablations, peers";) \
-		$(if $(FACES),,echo "Left out without FACES=: latency, serving_int8";) $(if $(PACK),,echo "Left out without PACK=: peers, eraser")
+	@$(if $(FACES),,echo "Left out without FACES=: latency, serving_int8";) \
+		$(if $(PACK),,echo "Left out without PACK=: peers, eraser")
 	$(MAKE) bench-report
 
 ## bench-report: the report on whatever make bench has measured so far, in bench/report
@@ -60,6 +60,12 @@ bench-report: $(TEST_VENV)/stamp
 	$(BENCH_PYTHON) -m benchmarks.report --results $(BENCH) --out $(BENCH)/report
 
 $(BENCH_RESULTS): | $(TEST_VENV)/stamp
+
+$(BENCH)/run: | $(TEST_VENV)/stamp
+	$(BENCH_PYTHON) -m export.recover --bundle runtime/bundles/compact \
+		--key-file runtime/bundles/compact/authority/demo.key --out $@
+
+$(addprefix $(BENCH)/,ablations.json peers.json latency.json latency_layers.json int8): | $(RUN)
 
 $(BENCH)/thresholds.json:
 	$(BENCH_PYTHON) -m benchmarks.efficacy calibrate --lfw $(SHARED)/data/lfw/lfw-deepfunneled \
