@@ -62,12 +62,23 @@ def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
     assert "attack_settings.meta_every=4" in calls[0][1]
     saved = json.loads((tmp_path / "out.json").read_text())
     assert saved["variants"]["gamma 0"]["evaluation"] == measured(0.6)
+    elsewhere = ["--runs", str(tmp_path / "elsewhere")]
+    assert CliRunner().invoke(ablations.command, [*arguments, *elsewhere]).exit_code == 0
+    assert len(calls) == 2, "another machine keeps what the result has"
+    joined = CliRunner().invoke(ablations.command, [*arguments[:-1], "gamma 0.1"])
+    assert joined.exit_code == 0, joined.output
+    assert list(json.loads((tmp_path / "out.json").read_text())["variants"]) == ["gamma 0", "gamma 0.1"]
+    mixed = CliRunner().invoke(ablations.command, [*arguments, "--faces", "99"])
+    assert mixed.exit_code == 1
+    assert "holds variants with another training_faces; use another --out" in mixed.output
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "other.json")
     other = CliRunner().invoke(ablations.command, [*arguments, "--faces", "99"])
     assert other.exit_code == 1
     assert "holds a variant trained otherwise" in other.output
+    calls.clear()
     again = CliRunner().invoke(ablations.command, [*arguments, "--people", "7"])
     assert again.exit_code == 0
-    assert [module for module, _ in calls][2:] == ["training.evaluation"]
+    assert [module for module, _ in calls] == ["training.evaluation"]
     refused = CliRunner().invoke(ablations.command, [*arguments, "--only", "gamma 9"])
     assert refused.exit_code == 2
     assert "no variant gamma 9" in refused.output

@@ -2,7 +2,7 @@
 
 Every variant begins with the stage-1 networks of one run, trains stages 2 and 3 with one setting changed,
 and is measured by ``training.evaluation`` on CelebA's test people. Finished variants are not trained again:
-stop it and rerun the command to go on.
+stop it and rerun the command to go on, on another machine with the result so far.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 
 from ..common import environment
-from ..schema import write_result
+from ..schema import read_result, write_result
 
 # The reference has the paper's loss, without the owner term, and the preset's scheme: a meta step of second
 # order in every fourth step. Its bounds are loose and the attack's own (epsilon) never reached: where all
@@ -54,23 +54,24 @@ def _run(module: str, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
 
 
+def asked_of(name: str, base: Path, common: list[str], faces: int) -> dict[str, Any]:
+    """What a variant's training is given; another machine's paths do not matter."""
+    settings = {**REFERENCE, **VARIANTS[name], "attack.epochs": "1", "erasure.epochs": "1"}
+    names = [Path(argument).name for argument in common]
+    return {"base": base.name, "faces": faces, "settings": settings, "common": names}
+
+
 def train_variant(
-    name: str, base: Path, folder: Path, common: list[str], *, faces: int, threads: int | None
-) -> dict[str, Any]:
-    """Trains a variant unless it is done, and returns what was asked for.
+    asked: dict[str, Any], base: Path, folder: Path, common: list[str], threads: int | None
+) -> None:
+    """Trains a variant unless it is done.
 
     Args:
+        asked: see ``asked_of``.
         base: run whose stage 1 is used.
         folder: of the variant's run.
         common: arguments of ``python -m training`` that all variants share.
     """
-    settings = {**REFERENCE, **VARIANTS[name], "attack.epochs": "1", "erasure.epochs": "1"}
-    asked = {
-        "base": base.name,
-        "faces": faces,
-        "settings": settings,
-        "common": [Path(c).name for c in common],
-    }
     done = folder / "done.json"
     if done.exists():
         if (found := json.loads(done.read_text())["asked"]) != asked:
@@ -78,17 +79,32 @@ def train_variant(
                 f"{folder} holds a variant trained otherwise ({found}, expected {asked}); "
                 "use another --runs, or delete it"
             )
-        return {"asked": asked}
+        return
     folder.mkdir(parents=True, exist_ok=True)
     _run(
         "training",
         *common,
-        *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
-        *("--continue", base, "--from-stage", "attack", "--limit", faces, "--out", folder),
+        *(part for key, value in asked["settings"].items() for part in ("--set", f"{key}={value}")),
+        *("--continue", base, "--from-stage", "attack", "--limit", asked["faces"], "--out", folder),
         *(("--threads", threads) if threads else ()),
     )
     done.write_text(json.dumps({"asked": asked}))
-    return {"asked": asked}
+
+
+def kept_from(out: Path, head: dict[str, Any]) -> dict[str, Any]:
+    """The variants of an earlier result, which may be another machine's.
+
+    Raises:
+        click.ClickException: it is of another base or budget, or measured on others.
+    """
+    if not out.exists():
+        return {}
+    earlier = read_result(out)
+    if differing := [key for key, value in head.items() if earlier.get(key) != value]:
+        raise click.ClickException(
+            f"{out} holds variants with another {' and '.join(differing)}; use another --out, or delete it"
+        )
+    return dict(earlier["variants"])
 
 
 @click.command()
@@ -106,7 +122,9 @@ def train_variant(
 @click.option("--people", default=150, show_default=True, help="Test people.")
 @click.option("--only", multiple=True, help="Name of a variant; all if not given.")
 @click.option("--threads", type=int)
-@click.option("--out", required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Keeps the variants that it has already."
+)
 def command(
     base: Path,
     preset: str,
@@ -127,11 +145,21 @@ def command(
         raise click.BadParameter(f"no variant {', '.join(unknown)}; there are: {', '.join(VARIANTS)}")
     trunk = ["--lpips-trunk", str(lpips_trunk)] if lpips_trunk else []
     shared = ["--data", str(data), "--target", str(target), "--cache", str(runs / "cache"), *trunk]
-    variants: dict[str, Any] = {}
+    head = {
+        "base": base.name,
+        "preset": preset,
+        "training_faces": faces,
+        "test_people": people,
+        "reference": REFERENCE,
+    }
+    kept = kept_from(out, head)
     for name in only or VARIANTS:
         folder = runs / name.replace(" ", "-")
         common = ["--preset", preset, "--surrogates", str(cards), *shared]
-        variant = train_variant(name, base, folder, common, faces=faces, threads=threads)
+        asked = asked_of(name, base, common, faces)
+        if kept.get(name, {}).get("asked") == asked:
+            continue
+        train_variant(asked, base, folder, common, threads)
         measured = folder / f"evaluation-{people}-{target.stem}"
         if not measured.with_suffix(".json").exists():
             _run(
@@ -140,18 +168,10 @@ def command(
                 *(*shared, "--out", measured),
                 *(("--threads", threads) if threads else ()),
             )
-        variants[name] = variant | {"evaluation": json.loads(measured.with_suffix(".json").read_text())}
-        result = {
-            "benchmark": "ablations",
-            "environment": environment(),
-            "base": base.name,
-            "preset": preset,
-            "training_faces": faces,
-            "test_people": people,
-            "reference": REFERENCE,
-            "variants": variants,
-        }
-        write_result(result, out)
-    Console().print(
-        f"{len(variants)} variants in {out}; draw them: python -m benchmarks.efficacy ablation-plot"
-    )
+        evaluation = json.loads(measured.with_suffix(".json").read_text())
+        kept[name] = {"asked": asked, "evaluation": evaluation, "commit": environment()["commit"]}
+        in_order = {known: kept[known] for known in VARIANTS if known in kept}
+        write_result(
+            {"benchmark": "ablations", "environment": environment(), **head, "variants": in_order}, out
+        )
+    Console().print(f"{len(kept)} variants in {out}; draw them: python -m benchmarks.efficacy ablation-plot")
