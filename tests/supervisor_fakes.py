@@ -19,6 +19,7 @@ from runtime.serving.ending import Door
 from runtime.serving.repository import ServedModel
 from runtime.serving.settings import ServerSettings
 from runtime.serving.staging import StagedRepository
+from runtime.serving.stubs import Stub
 from runtime.serving.supervisor import Supervisor
 
 ENTRY = ModelFile(
@@ -37,7 +38,11 @@ class FakeProcess:
         self.exit: int | None = None
         self.signals: list[signal.Signals] = []
         self.deaf = False
-        self.children = {1: "protect", 2: "attributes"}
+        self.children = {1: Stub("protect", "1"), 2: Stub("attributes", "1")}
+        self.last_pid = 2
+        self.draining: set[int] = set()
+        self.killed: list[str] = []
+        self.blind = False
         self.ended = False
         self.hidden = 0
 
@@ -57,14 +62,28 @@ class FakeProcess:
         self.exit = 137 if self.exit is None else self.exit
         return self.exit
 
-    def stubs(self) -> dict[int, str]:
+    def stubs(self) -> dict[int, Stub]:
+        if self.blind:
+            raise ServingError("too many open files")
         return dict(self.children)
 
     def lives(self, stub: int) -> bool:
         return stub in self.children
 
     def kill_stubs(self, model: str) -> None:
-        self.children = {pid: name for pid, name in self.children.items() if name != model}
+        self.killed.append(model)
+        self.children = {pid: stub for pid, stub in self.children.items() if stub.model != model}
+
+    def loaded(self, model: str, version: str, *, old_drain: bool) -> None:
+        """Has a process for a version of a model; those of other versions end, or still drain."""
+        if Stub(model, version) not in self.children.values() or self.draining:
+            others = {pid for pid, stub in self.children.items() if stub.model == model}
+            self.children = {
+                pid: stub for pid, stub in self.children.items() if old_drain or pid not in others
+            }
+            self.draining |= others & self.children.keys()
+            self.last_pid += 1
+            self.children[self.last_pid] = Stub(model, version)
 
     def hide_memory(self) -> None:
         self.hidden += 1
@@ -82,12 +101,14 @@ class FakeServer:
         self.mended_by_load = True
         self.bad_versions: set[str] = set()
         self.on_infer: Callable[[], None] = lambda: None
+        self.on_load: Callable[[str], None] = lambda model: None
 
     def is_ready(self) -> bool:
         return True
 
     def load(self, model: str, *, timeout_s: float) -> None:
         self.calls.append(f"load {model}")
+        self.on_load(model)
         if self.mended_by_load:
             self.broken.discard(model)
 
@@ -153,6 +174,7 @@ class Scene:
         self.idle = threading.Event()
         self.idle.set()
         self.next_process: Callable[[], FakeProcess] = FakeProcess
+        self.old_drain = False
         self.renewals = 0
         self.bad_certificate = False
         self.result: Any = None
@@ -161,12 +183,18 @@ class Scene:
         self.processes.append(self.next_process())
         return self.processes[-1]
 
+    def loaded(self, model: str) -> None:
+        """What Triton's processes do when it loads the latest version."""
+        latest = max(int(path.name) for path in (self.repository.folder / model).glob("[0-9]"))
+        self.processes[-1].loaded(model, str(latest), old_drain=self.old_drain)
+
     def renew(self) -> None:
         self.renewals += 1
         if self.bad_certificate:
             raise CertificateError("it has expired")
 
     def start(self) -> None:
+        self.server.on_load = self.loaded
         supervisor = Supervisor(
             self.settings,
             repository=self.repository,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -335,6 +336,25 @@ def test_updates_are_served_if_they_prove_well(tmp_path: Path, bundle: Path, exp
         change_manifest(bundle, max_batch=8)
         update("has other tensors, batch sizes or instances than the one served")
         np.testing.assert_array_equal(version_and_answer()[1], 255 - expected[0])
+
+
+def test_an_update_under_load_loses_nothing(tmp_path: Path, bundle: Path, expected: list[NDArray]) -> None:
+    """The old version still answers what it has begun when the new one is served already."""
+    model = onnx.load(bundle / "protect.onnx")
+    model.doc_string = "the same network in other bytes"
+    replace_model(bundle, "protect", model.SerializeToString())
+    with serving(tmp_path, bundle=bundle) as server:
+        replace_model(bundle, "protect", (default_bundle("public") / "protect.onnx").read_bytes())
+        answers = ask_all(server, fault=lambda: server.process.send_signal(signal.SIGHUP))
+        server.wait_for("updated: protect 2")
+        answers += ask_all(server, range(CLIENTS))
+        time.sleep(1)
+        lost = [error for _, errors in answers for error in errors if "busy; try again" not in error]
+        assert lost == []
+        for (answer, _), local in zip(answers, expected + expected[:CLIENTS], strict=True):
+            np.testing.assert_array_equal(answer, local)
+        assert "process died" not in server.log()
+        assert server.stop() == 0
 
 
 def test_a_full_queue_answers_busy_at_once(tmp_path: Path, bundle: Path) -> None:

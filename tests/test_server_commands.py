@@ -20,7 +20,7 @@ from runtime.serving.endpoint import Endpoint, free_port
 from runtime.serving.logs import log_to_stderr
 from runtime.serving.public import arrange_public
 from runtime.serving.settings import ServerSettings
-from runtime.serving.supervisor import END, UPDATE
+from runtime.serving.signals import END, UPDATE
 from runtime.shipped import default_bundle
 
 

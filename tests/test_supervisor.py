@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,7 @@ from numpy.typing import NDArray
 from runtime.errors import ServingError
 from runtime.serving.admin import TritonBusyError
 from runtime.serving.probe import check_well, infer_once
-from runtime.serving.process import ServerProcess
 from runtime.serving.repository import ServedModel
-from tests.serving import is_running
 
 from .supervisor_fakes import ENTRY, FakeProcess, FakeServer, Scene
 
@@ -234,6 +230,107 @@ def test_an_update_also_renews_what_the_doors_have_of_files(
     assert ("no new certificate, the old one goes on: it has expired" in caplog.text) == bad
 
 
+@pytest.mark.parametrize("bad", [False, True])
+def test_an_old_version_that_ends_after_an_update_is_no_fault(tmp_path: Path, bad: bool) -> None:
+    """It answers what was in flight first. After a bad update two processes of version 1 are there."""
+    scene = Scene(tmp_path, probe_interval_s=60)
+    scene.old_drain = True
+    scene.ready()
+    new_weights(scene)
+    scene.server.bad_versions = {"2"} if bad else set()
+    scene.events.put(signal.SIGHUP)
+    scene.wait_for(lambda: len(scene.server.calls) == (3 if bad else 2))
+    process = scene.processes[0]
+    time.sleep(0.3)
+    for pid in process.draining:
+        del process.children[pid]
+    time.sleep(0.3)
+    assert scene.end() == 0
+    assert process.killed == []
+    assert [call for call in scene.server.calls if "unload" in call] == []
+
+
+def test_a_process_that_dies_while_another_model_is_mended_is_missed(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, probe_interval_s=60)
+    scene.ready()
+    time.sleep(0.05)
+    process = scene.processes[0]
+    scene.server.on_infer = lambda: process.children.pop(2, None) and None  # while ``protect`` is probed
+    del process.children[1]
+    scene.wait_for(lambda: scene.server.calls[2:] == ["unload attributes", "load attributes"])
+    assert scene.end() == 0
+    assert process.killed == ["protect", "attributes"]
+
+
+def test_a_supervisor_that_cannot_look_takes_nothing_for_dead(scene: Scene) -> None:
+    scene.ready()
+    scene.processes[0].blind = True
+    time.sleep(0.3)
+    assert scene.end() == 0
+    assert scene.processes[0].killed == []
+    assert len(scene.processes) == 1
+
+
+def test_a_restart_that_cannot_even_begin_is_tried_again(scene: Scene) -> None:
+    scene.ready()
+
+    def cannot() -> FakeProcess:
+        scene.next_process = FakeProcess
+        raise ServingError("cannot start tritonserver: Too many open files")
+
+    scene.next_process = cannot
+    scene.processes[0].exit = 1
+    scene.wait_for(lambda: len(scene.processes) == 2)
+    assert scene.end() == 0
+
+
+@pytest.mark.parametrize("during", ["probe", "load", "update"])
+def test_a_signal_to_end_is_heard_whatever_goes_on(tmp_path: Path, during: str) -> None:
+    scene = Scene(tmp_path, probe_interval_s=0.05 if during != "update" else 60)
+    scene.ready()
+    busy, over = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> None:
+        busy.set()
+        over.wait(20)
+
+    if during == "probe":
+        scene.server.on_infer = hang
+    else:
+        scene.server.on_load = hang
+    if during == "load":
+        scene.server.broken = {"protect"}
+    if during == "update":
+        new_weights(scene)
+        scene.events.put(signal.SIGHUP)
+    assert busy.wait(5)
+    killed = list(scene.processes[0].killed)
+    began_s = time.monotonic()
+    assert scene.end() == 0
+    assert time.monotonic() - began_s < 3
+    over.set()
+    assert scene.door_log == ["open", "close", "closed"]
+    assert scene.processes[0].killed == killed, "what is in flight is answered, not killed"
+
+
+def test_an_update_that_is_asked_for_during_a_probe_comes_after_it(scene: Scene) -> None:
+    scene.ready()
+    busy, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        busy.set()
+        over.wait(20)
+
+    scene.server.on_infer = hang
+    assert busy.wait(5)
+    new_weights(scene)
+    scene.events.put(signal.SIGHUP)
+    time.sleep(0.3)
+    over.set()
+    scene.wait_for(lambda: folders(scene) == ["attributes/2", "protect/2"])
+    assert scene.end() == 0
+
+
 # Probes.
 
 
@@ -287,98 +384,3 @@ def test_an_answer_must_be_the_promised_one(
     monkeypatch.setattr(server, "infer", lambda *args, **kwargs: outputs)
     with pytest.raises(ServingError, match=message):
         infer_once(server, "protect", ENTRY, timeout_s=1)
-
-
-# Real processes.
-
-CHILD = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-print('2026-01-01T00:00:00Z E 1 main.cc:1] "it broke"', flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_process_is_heard_signalled_and_cleaned_up_after() -> None:
-    prefix = f"erasablemask-test-{os.getpid()}-"
-    region = Path("/dev/shm") / f"{prefix}x"
-    process = ServerProcess([sys.executable, "-c", CHILD], variables={}, memory_prefix=prefix)
-    try:
-        region.touch()
-        until = time.monotonic() + 10
-        while "it broke" not in process.last_errors() and time.monotonic() < until:
-            time.sleep(0.02)
-        assert process.last_errors() == 'main.cc:1] "it broke"'
-        assert process.status() is None
-        assert process.stubs() == {}
-        process.send(signal.SIGTERM)
-        assert process.wait(10) == 7
-    finally:
-        assert process.end() == 7
-    assert not region.exists()
-
-
-def test_a_passphrase_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ERASABLEMASK_PASSPHRASE", "correct horse battery")
-    monkeypatch.setenv("ERASABLEMASK_SERVE_ROLE", "authority")
-    code = "import os, sys; names = os.environ; sys.exit(3 if 'ERASABLEMASK_PASSPHRASE' in names else " + (
-        "4 if names['ERASABLEMASK_SERVE_ROLE'] == 'authority' and names['MORE'] == 'x' else 5)"
-    )
-    process = ServerProcess([sys.executable, "-c", code], variables={"MORE": "x"}, memory_prefix="none-")
-    assert process.wait(10) == 4
-    assert process.end() == 4
-
-
-def test_the_processes_of_models_are_found_and_watched(tmp_path: Path) -> None:
-    stub = tmp_path / "protect" / "1" / "model.py"
-    stub.parent.mkdir(parents=True)
-    stub.write_text("import time\ntime.sleep(60)\n")
-    code = f"import subprocess, sys\nsubprocess.run([sys.executable, {str(stub)!r}])\n"
-    process = ServerProcess([sys.executable, "-c", code], variables={}, memory_prefix="erasablemask-none-")
-    try:
-        until = time.monotonic() + 10
-        while "protect" not in process.stubs().values() and time.monotonic() < until:
-            time.sleep(0.02)
-        (pid,) = process.stubs()
-        assert process.stubs() == {pid: "protect"}
-        assert process.lives(pid)
-        process.kill_stubs("protect")
-        while process.lives(pid) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert not process.lives(pid)
-    finally:
-        process.end()
-
-
-def test_a_killed_process_has_a_shells_status() -> None:
-    process = ServerProcess([sys.executable, "-c", CHILD], variables={}, memory_prefix="erasablemask-none-")
-    assert process.end() == 128 + signal.SIGKILL
-
-
-def test_a_program_that_is_not_there_ends_with_an_error() -> None:
-    process = ServerProcess(["/no/such/program"], variables={}, memory_prefix="erasablemask-none-")
-    assert process.wait(10) == 1
-    process.end()
-
-
-def test_a_process_ends_with_its_parent() -> None:
-    code = (
-        "import os, sys, time\n"
-        "from runtime.serving.process import ServerProcess\n"
-        "child = ServerProcess([sys.executable, '-c', 'import time; time.sleep(60)'], "
-        "variables={}, memory_prefix='erasablemask-none-')\n"
-        "time.sleep(1)\n"
-        "print(child.pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    until = time.monotonic() + 10
-    while is_running(child) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not is_running(child)

@@ -16,8 +16,9 @@ from .installation import find_server
 from .process import ServerProcess, server_command
 from .repository import ServedModel
 from .settings import ServerSettings
+from .signals import listen
 from .staging import StagedRepository, write_file
-from .supervisor import OpenDoor, Supervisor, listen
+from .supervisor import OpenDoor, Supervisor
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from ..errors import ServingError
 from .endpoint import Endpoint
 from .installation import Installation
 from .settings import ServerSettings
+from .stubs import Stub
 
 SHARED_MEMORY = Path("/dev/shm")
 _LEVELS = {"I": logging.DEBUG, "W": logging.INFO, "E": logging.WARNING, "F": logging.ERROR}
@@ -128,41 +129,56 @@ class ServerProcess:
         self.hide_memory()
         return _as_shell(self._child.returncode) or 0
 
-    def stubs(self) -> dict[int, str]:
-        """Names of the models that its child processes run, by their ids."""
+    def stubs(self) -> dict[int, Stub]:
+        """What its child processes run, by their ids.
+
+        Raises:
+            ServingError: nobody can tell, say because no more files can be opened.
+        """
         found = {}
-        for children in Path(f"/proc/{self.pid}/task").glob("*/children"):
-            with suppress(OSError):
-                for child in children.read_text().split():
-                    with suppress(OSError):
-                        # "STUB .../MODEL/VERSION/FILE ..."; nothing of a dead one.
-                        arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-                        if len(arguments) > 1:
-                            found[int(child)] = Path(os.fsdecode(arguments[1])).parent.parent.name
+        try:
+            for task in _listed(f"/proc/{self.pid}/task"):
+                for child in _content(f"{task}/children").split():
+                    # "STUB .../MODEL/VERSION/FILE ..."; nothing of a dead one.
+                    arguments = _content(f"/proc/{int(child)}/cmdline").split(b"\0")
+                    if len(arguments) > 1:
+                        folder = Path(os.fsdecode(arguments[1])).parent
+                        found[int(child)] = Stub(folder.parent.name, folder.name)
+        except OSError as error:
+            raise ServingError(f"cannot look for the models' processes: {error.strerror or error}") from error
         return found
 
     def lives(self, stub: int) -> bool:
-        """Whether one of ``stubs`` still runs. It is asked often, so no others are looked for."""
+        """Whether one of ``stubs`` still runs, or nobody can tell. Asked often, so it looks for no others."""
         try:
-            state = Path(f"/proc/{stub}/stat").read_bytes().rpartition(b")")[2].split()[0]
+            stat = _content(f"/proc/{stub}/stat")
         except OSError:
-            return False
-        return state not in b"ZX"
+            return True
+        return stat != b"" and stat.rpartition(b")")[2].split()[0] not in b"ZX"
 
     def kill_stubs(self, model: str) -> None:
-        """Kills the processes of a model."""
-        for pid, name in self.stubs().items():
-            if name == model:
+        """Kills the processes of a model, those of every version.
+
+        Raises:
+            ServingError: see ``stubs``.
+        """
+        for pid, stub in self.stubs().items():
+            if stub.model == model:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def hide_memory(self) -> None:
         """Takes away the names of the memory through which Triton hands faces to its stubs.
 
-        Every user of the machine may read it by its name, which only a stub that starts has a use for.
+        Every user of the machine may read it by its name, which only a stub that starts has a use for. What
+        cannot be done now is left for the next time.
         """
-        for region in SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
-            region.unlink(missing_ok=True)
+        try:
+            for region in _listed(str(SHARED_MEMORY)):
+                if Path(region).name.startswith(self._memory_prefix):
+                    Path(region).unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("the memory of the models' processes keeps its name: %s", error.strerror or error)
 
     def last_errors(self) -> str:
         """The last errors that it printed."""
@@ -178,6 +194,20 @@ class ServerProcess:
             triton_logger.log(_LEVELS[match["level"]], "%s", match["text"])
             if match["level"] in "EF":
                 self._last.append(match["text"])
+
+
+def _listed(folder: str) -> list[str]:
+    """What a folder holds, nothing if it is gone. ``Path.glob`` would pass over other errors, too."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return [f"{folder}/{name}" for name in os.listdir(folder)]
+    return []
+
+
+def _content(path: str) -> bytes:
+    """A file of a process, nothing if that is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(path).read_bytes()
+    return b""
 
 
 def _without_passphrases(environment: Mapping[str, str]) -> dict[str, str]:

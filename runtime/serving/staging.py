@@ -55,6 +55,11 @@ class StagedRepository:
         except OSError as error:
             raise ServingError(f"cannot write {error.filename or folder}: {error.strerror}") from error
 
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """Those that are served, by model: what is staged is none before ``settle``."""
+        return self._versions
+
     def stage(self, models: Mapping[str, ServedModel]) -> dict[str, int]:
         """Writes the next version of every model whose files changed; ``settle`` or ``withdraw`` ends it.
 

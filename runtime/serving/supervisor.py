@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,24 +14,20 @@ from .ending import TICK_S, Door, Ends, close_all, end_all
 from .probe import Answering, check_well
 from .repository import ServedModel
 from .settings import ServerSettings
+from .signals import END, UPDATE, Queue, Signals, ToldToEndError
 from .staging import StagedRepository
+from .stubs import Stubs, StubWatch
 
-END = (signal.SIGTERM, signal.SIGINT)
-UPDATE = signal.SIGHUP
 # Opens what stands before Triton; called once, when every model has answered. A door outlives restarts of
 # Triton.
 OpenDoor = Callable[[], Door]
 logger = logging.getLogger(__name__)
 
 
-class Process(Ends, Protocol):
+class Process(Ends, Stubs, Protocol):
     """What is needed of ``ServerProcess``."""
 
     def status(self) -> int | None: ...
-
-    def stubs(self) -> dict[int, str]: ...
-
-    def lives(self, stub: int) -> bool: ...
 
     def kill_stubs(self, model: str) -> None: ...
 
@@ -62,7 +57,7 @@ class Supervisor:
         reopen: reads the bundle again, for an update.
         renew: reads again what the doors have of files, for an update; None: nothing.
         doors: opened when the server answers; closed, all at once, before it ends.
-        events: signals, in the order of their arrival; see ``listen``.
+        events: signals, in the order of their arrival; see ``signals.listen``.
     """
 
     def __init__(
@@ -75,7 +70,7 @@ class Supervisor:
         reopen: Callable[[], Mapping[str, ServedModel]],
         renew: Callable[[], None] | None = None,
         doors: Sequence[OpenDoor] = (),
-        events: queue.SimpleQueue[signal.Signals] | None = None,
+        events: Queue | None = None,
     ) -> None:
         self._settings = settings
         self._repository = repository
@@ -86,7 +81,7 @@ class Supervisor:
         self._doors = list(doors)
         self._open_doors: list[Door] = []
         self._answered = False
-        self._events = events or queue.SimpleQueue()
+        self._signals = Signals(events or queue.SimpleQueue())
 
     def run(self) -> int:
         """Serves until a signal, whatever happens to Triton meanwhile.
@@ -97,29 +92,36 @@ class Supervisor:
         Raises:
             ErasableMaskError: the first start failed, or a door cannot be opened.
         """
-        soon = 0
+        soon, last_status = 0, 1
         try:
             while True:
                 started = time.monotonic()
-                process = self._launch()
+                process, status = None, None
                 try:
+                    process = self._start()
                     status = self._serve(process)
                 except _StartError as error:
                     if not self._answered:
                         raise
                     logger.error("%s", error)
-                    status = None
                 finally:
-                    last_status = process.end()
+                    if process is not None:
+                        last_status = process.end()
                 if status is not None:
                     return status
                 soon = 0 if time.monotonic() - started > self._settings.backoff_max_s else soon + 1
                 pause_s = min(self._settings.backoff_s * 2 ** max(soon - 1, 0), self._settings.backoff_max_s)
                 logger.error("restarting the server in %g s", pause_s)
-                if self._next_event(pause_s, only=END) is not None:
+                if self._signals.next(pause_s, only=END) is not None:
                     return last_status
         finally:
-            close_all(self._open_doors, self._told_to_end)
+            close_all(self._open_doors, self._signals.told_to_end)
+
+    def _start(self) -> Process:
+        try:
+            return self._launch()
+        except ServingError as error:
+            raise _StartError(str(error)) from error
 
     def _serve(self, process: Process) -> int | None:
         """One life of Triton: its exit status after a signal, None if it must be restarted.
@@ -128,17 +130,20 @@ class Supervisor:
             _StartError: it did not become ready.
             ErasableMaskError: a door cannot be opened.
         """
-        if (status := self._become_ready(process)) is not None:
-            return status
-        process.hide_memory()
-        while self._doors:
-            self._open_doors.append(self._doors.pop(0)())
-        self._answered = True
-        logger.info("ready: %s answered an inference", ", ".join(self._repository.models))
-        return self._watch(process)
+        try:
+            self._become_ready(process)
+            process.hide_memory()
+            while self._doors:
+                self._open_doors.append(self._doors.pop(0)())
+            self._answered = True
+            logger.info("ready: %s answered an inference", ", ".join(self._repository.models))
+            self._watch(process)
+        except ToldToEndError:
+            return self._end(process)
+        return None
 
-    def _become_ready(self, process: Process) -> int | None:
-        """Waits until every model answered; the exit status if a signal came first."""
+    def _become_ready(self, process: Process) -> None:
+        """Waits until every model answered."""
         until = time.monotonic() + self._settings.start_timeout_s
         waiting_for = "the server was not ready"
         while True:
@@ -153,57 +158,63 @@ class Supervisor:
                 except ServingError as error:
                     waiting_for = str(error)
                 else:
-                    return None
+                    return
             if time.monotonic() >= until:
                 raise _StartError(
                     f"expected every model to answer within {self._settings.start_timeout_s:g} s, found: "
                     f"{waiting_for}; its last errors: {process.last_errors()}"
                 )
-            if self._next_event(TICK_S, only=END) is not None:
-                return self._end(process)
+            if self._signals.next(TICK_S, only=END) is not None:
+                raise ToldToEndError
 
-    def _watch(self, process: Process) -> int | None:
-        stubs = process.stubs()
+    def _watch(self, process: Process) -> None:
+        """Looks after a server until it must be restarted."""
+        watch = StubWatch(process, lambda: self._repository.versions)
+        watch.expect(self._repository.models)
         next_look = time.monotonic() + self._settings.probe_interval_s
         while True:
-            event = self._next_event(TICK_S)
+            event = self._signals.next(TICK_S)
             if event in END:
-                return self._end(process)
+                raise ToldToEndError
             if event == UPDATE:
                 self._renew_certificates()
                 self._update()
                 process.hide_memory()
-                stubs = process.stubs()
+                watch.look_anew()
             if (status := process.status()) is not None:
                 logger.error("the server ended with status %d: %s", status, process.last_errors())
-                return None
-            dead = {model for pid, model in stubs.items() if not process.lives(pid)}
+                return
+            dead = watch.dead()
             look = time.monotonic() >= next_look
             if not (dead or look):
                 continue
             for name in self._repository.models:
                 killed = name in dead
-                if (killed or look) and not self._mend(process, name, killed):
-                    return None
+                if (killed or look) and not self._is_well(name, killed):
+                    if not self._mend(process, name):
+                        return
+                    watch.expect([name])
             process.hide_memory()
-            stubs = process.stubs()
+            watch.look_anew()
             next_look = time.monotonic() + self._settings.probe_interval_s
 
-    def _mend(self, process: Process, name: str, killed: bool) -> bool:
-        """Loads a model again if it does not answer; False if that does not help."""
-        times = self._settings
+    def _is_well(self, name: str, killed: bool) -> bool:
+        """Whether a model answers."""
         try:
             if killed:
                 raise ServingError("its process died")
             self._probe(name)
         except ServingError as error:
             logger.error("%s does not answer and is loaded again: %s", name, error)
-        else:
-            return True
+            return False
+        return True
+
+    def _mend(self, process: Process, name: str) -> bool:
+        """Loads a model again; False if that does not help."""
         try:
             process.kill_stubs(name)  # one that hangs would keep its old model, and in the end the server
-            self._server.unload(name, timeout_s=times.probe_timeout_s)
-            self._server.load(name, timeout_s=times.start_timeout_s)
+            self._unload(name)
+            self._load(name)
             self._probe(name)
         except ServingError as error:
             logger.error("loading %s again did not help: %s", name, error)
@@ -211,10 +222,20 @@ class Supervisor:
         logger.warning("%s answers again", name)
         return True
 
+    def _load(self, name: str) -> None:
+        timeout_s = self._settings.start_timeout_s
+        self._signals.heard_during(lambda: self._server.load(name, timeout_s=timeout_s))
+
+    def _unload(self, name: str) -> None:
+        timeout_s = self._settings.probe_timeout_s
+        self._signals.heard_during(lambda: self._server.unload(name, timeout_s=timeout_s))
+
     def _probe(self, name: str, version: str = "") -> None:
         """Raises ``ServingError`` if a model is not well; one that is only busy is."""
         entry, timeout_s = self._repository.models[name].entry, self._settings.probe_timeout_s
-        check_well(self._server, name, entry, timeout_s=timeout_s, version=version)
+        self._signals.heard_during(
+            lambda: check_well(self._server, name, entry, timeout_s=timeout_s, version=version)
+        )
 
     def _renew_certificates(self) -> None:
         if self._renew is None:
@@ -226,7 +247,6 @@ class Supervisor:
 
     def _update(self) -> None:
         """Serves what the bundle now holds, if it proves well; else goes on with what was served."""
-        times = self._settings
         try:
             versions = self._repository.stage(self._reopen())
         except ErasableMaskError as error:
@@ -237,14 +257,14 @@ class Supervisor:
             return
         try:
             for name, version in versions.items():
-                self._server.load(name, timeout_s=times.start_timeout_s)
+                self._load(name)
                 self._probe(name, str(version))
         except ServingError as error:
             logger.error("no update, the old version goes on serving: %s", error)
             self._repository.withdraw()
             for name in versions:
                 with suppress(ServingError):  # the next look finds out whether it answers
-                    self._server.load(name, timeout_s=times.start_timeout_s)
+                    self._load(name)
             return
         self._repository.settle()
         logger.info("updated: %s", ", ".join(f"{name} {version}" for name, version in versions.items()))
@@ -252,33 +272,9 @@ class Supervisor:
     def _end(self, process: Process) -> int:
         """Ends doors and server with their requests in flight; a second signal ends at once."""
         doors, self._open_doors = self._open_doors, []
-        return end_all(doors, process, drain_s=self._settings.drain_s, hurried=self._told_to_end)
-
-    def _told_to_end(self) -> bool:
-        return self._next_event(0, only=END) is not None
-
-    def _next_event(
-        self, timeout_s: float, *, only: tuple[signal.Signals, ...] | None = None
-    ) -> signal.Signals | None:
-        """The next signal within the time; those not in ``only`` are passed over."""
-        until = time.monotonic() + timeout_s
-        while True:
-            try:
-                event = self._events.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                return None
-            if only is None or event in only:
-                return event
-            logger.warning("passed over %s: the server does not serve just now", event.name)
+        hurried = self._signals.told_to_end
+        return end_all(doors, process, drain_s=self._settings.drain_s, hurried=hurried)
 
 
 class _StartError(ServingError):
     """Triton did not become ready."""
-
-
-def listen() -> queue.SimpleQueue[signal.Signals]:
-    """Takes over the signals that end and update a server, in the main thread."""
-    events: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
-    for number in (*END, UPDATE):
-        signal.signal(number, lambda received, _frame: events.put(signal.Signals(received)))
-    return events
