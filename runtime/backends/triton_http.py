@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
+import socket
 import ssl
 import time
 from collections import deque
@@ -110,13 +112,15 @@ class HttpTransport(Closing):
         return answer, content
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            pass
-        else:
-            connection.sock.settimeout(timeout_s)
-            return connection
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break
+            if not _is_over(connection.sock):
+                connection.sock.settimeout(timeout_s)
+                return connection
+            connection.close()
         if self._context is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         else:
@@ -134,6 +138,13 @@ class HttpTransport(Closing):
         """See ``Transport.close``."""
         while self._idle:
             self._idle.pop().close()
+
+
+def _is_over(connection: socket.socket) -> bool:
+    """Whether the server has closed an idle connection: nothing else is there to be read."""
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _context(tls: Tls) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .admin import Admin
+from .connections import allow_open_files
 from .endpoint import Endpoint, check_free
 from .installation import find_server
 from .process import ServerProcess, server_command
@@ -52,6 +53,7 @@ def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
         ErasableMaskError: the models cannot be read, a port is taken, there is no server, or it does not
             start; see ``find_server`` and ``Supervisor.run``.
     """
+    allow_open_files()
     events = listen()
     endpoint = arrangement.endpoint
     check_free(settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .connections import IDLE_S, MAX_CONNECTIONS
+
 SERVICE = "inference.GRPCInferenceService"
 
 Options = tuple[tuple[str, int], ...]
@@ -20,6 +22,8 @@ def server_options(message_bytes: int) -> Options:
         # No compression: a small message must not unfold into a large one.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.max_connection_idle_ms", round(IDLE_S * 1000)),
         # A client whose machine is gone is noticed, and gives back what it holds.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),

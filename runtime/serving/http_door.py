@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingExtraError
 from ..manifest import ModelFile
 from .async_door import AsyncDoor
+from .connections import IDLE_S, MAX_CONNECTIONS
 from .endpoint import address
 from .grpc_checks import OVERHEAD_BYTES, row_bytes
 from .http_checks import RefusedError, body_limit, check_infer
@@ -29,6 +30,7 @@ HELD_BATCHES = 3
 CHECKS_AT_ONCE = 2
 LARGE_BYTES = 1 << 20
 
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _ANSWER_HEADERS = ("Content-Type", _HEADER_LENGTH)
 
@@ -93,14 +95,20 @@ class HttpDoor(AsyncDoor):
                 access_log=None,
                 logger=_silent,
                 shutdown_timeout=self._drain_s,
+                keepalive_timeout=IDLE_S,
             )
             await runner.setup()
+            assert runner.server is not None
+            connect = functools.partial(_connect, runner.server)
+            listener: asyncio.Server | None = None
             try:
-                await web.TCPSite(runner, self.host, self.port).start()
-                self.port = runner.addresses[0][1]
+                listener = await asyncio.get_running_loop().create_server(connect, self.host, self.port)
+                self.port = listener.sockets[0].getsockname()[1]
                 opened.set()
                 await stop.wait()
             finally:
+                if listener is not None:
+                    listener.close()
                 cutting = asyncio.create_task(self._cut_off(at_once))
                 await runner.cleanup()
                 cutting.cancel()
@@ -204,6 +212,20 @@ class HttpDoor(AsyncDoor):
             raise RefusedError(502, "Triton cannot be reached; it may be starting again") from error
         kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
         return web.Response(status=answer.status, body=content, headers=kept)
+
+
+def _connect(server: web.Server) -> asyncio.Protocol:
+    """What serves a connection that begins. Of many at the same moment a few too many may be let in."""
+    return server() if len(server.connections) < MAX_CONNECTIONS else _Full()
+
+
+class _Full(asyncio.Protocol):
+    """Hangs up."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(_FULL)
+        transport.close()
 
 
 def _check_length(request: web.Request, limit: int) -> None:
