@@ -149,6 +149,34 @@ def test_a_server_that_was_started_again_gets_new_memory(fake: FakeTriton) -> No
         assert (backend.run(pair(2))["sum"] == pair(2)["a"] + pair(2)["b"]).all()
 
 
+@pytest.mark.parametrize("fault", [BUSY, BUSY_DOOR, ("INVALID_ARGUMENT", "expected finite numbers")])
+def test_memory_of_a_refused_request_is_used_again(fake: FakeTriton, fault: tuple[str, str]) -> None:
+    with connect(fake, "memory") as backend:
+        for _ in range(20):
+            fake.faults.extend([fault] * 6)
+            with pytest.raises(BackendError):
+                backend.run(pair(2))
+            fake.faults.clear()
+        assert fake.registrations == 1
+        assert (backend.run(pair(2))["sum"] == pair(2)["a"] + pair(2)["b"]).all()
+        assert fake.registrations == 1
+
+
+def test_memory_of_a_late_request_is_given_back_when_the_server_is_done(fake: FakeTriton) -> None:
+    """Until then other requests get other memory, and nothing grows with their number."""
+    with connect(fake, "memory", deadline_s=0.2) as backend:
+        fake.in_use, fake.pause_s = True, 0.5
+        for late in range(1, 4):
+            with pytest.raises(BackendError, match="gave no answer within"):
+                backend.run(pair(2))
+            assert len(fake.memory) == late
+        time.sleep(0.6)
+        fake.in_use, fake.pause_s = False, 0.0
+        for _ in range(3):
+            backend.run(pair(2))
+            assert len(fake.memory) == 1
+
+
 def test_memory_that_the_server_does_not_take_is_an_error(fake: FakeTriton) -> None:
     fake.allows_memory = False
     before = shared_memory()

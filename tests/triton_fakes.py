@@ -107,6 +107,8 @@ class FakeTriton:
         requests: name, inputs and parameters of every inference, also of those that a fault answers.
         pause_s: how long an inference takes.
         allows_memory: whether shared memory may be registered.
+        registrations: of shared memory, so far.
+        in_use: regions of shared memory are, and none may be unregistered.
         credentials: for gRPC with TLS, None for in the clear.
         tls: the same for HTTP.
     """
@@ -123,7 +125,9 @@ class FakeTriton:
         self.requests: list[tuple[str, Mapping[str, NDArray], Mapping[str, Any]]] = []
         self.pause_s = 0.0
         self.allows_memory = True
+        self.in_use = False
         self.memory: dict[str, mmap.mmap] = {}
+        self.registrations = 0
 
     def __enter__(self) -> Self:
         self._grpc = grpc.server(ThreadPoolExecutor(8))
@@ -196,10 +200,13 @@ class _Servicer(services.GRPCInferenceServiceServicer):
         if not self.fake.allows_memory:
             context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")
         with Path("/dev/shm", request.key.lstrip("/")).open("r+b") as file:
+            self.fake.registrations += 1
             self.fake.memory[request.name] = mmap.mmap(file.fileno(), request.byte_size)
         return messages.SystemSharedMemoryRegisterResponse()
 
     def SystemSharedMemoryUnregister(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if self.fake.in_use:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Cannot unregister shared memory region, in use.")
         self.fake.memory.pop(request.name, None)
         return messages.SystemSharedMemoryUnregisterResponse()
 

@@ -21,6 +21,8 @@ from .triton_wire import MEMORY_PREFIX
 
 _ALIGNMENT = 64
 _UNREGISTER_S = 3.0
+# With these answers the server is done with a request's region, if it ever saw it.
+_OVER = frozenset({Failure.BUSY, Failure.REFUSED, Failure.UNREACHED})
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,8 @@ class SharedRegions:
     ) -> Iterator[Region]:
         """A region with places for the tensors of one request.
 
-        After a failure it is not used again before the connection is closed: the server may still write.
+        After a failure of which it is not known whether the server has the request, it is not used again: the
+        server may still write to it. It is given back as soon as the server lets go of it.
 
         Raises:
             TransportError: the server does not take the region.
@@ -108,9 +111,10 @@ class SharedRegions:
         region.arrange(shapes)
         try:
             yield region
-        except BaseException:
+        except BaseException as error:
+            over = isinstance(error, TransportError) and error.failure in _OVER
             with self._lock:
-                self._suspect.append(region)
+                (self._idle if over else self._suspect).append(region)
             raise
         with self._lock:
             self._idle.append(region)
@@ -122,6 +126,7 @@ class SharedRegions:
             return region
         if region is not None:
             self._forget(region)
+        self._give_back_suspects(timeout_s)
         # Doubling, so that a connection registers a few regions and not one for each number of faces.
         region = Region(1 << (size_bytes - 1).bit_length())
         try:
@@ -134,6 +139,19 @@ class SharedRegions:
         finally:
             region.unlink()
         return region
+
+    def _give_back_suspects(self, timeout_s: float) -> None:
+        with self._lock:
+            suspects, self._suspect = self._suspect, []
+        while suspects:
+            try:
+                self._unregister(suspects[-1].name, timeout_s)
+            except TransportError as error:  # refused: still in use
+                logger.debug("a region of shared memory is kept: %s", error)
+                break
+            suspects.pop().close()
+        with self._lock:
+            self._suspect += suspects
 
     def _forget(self, region: Region) -> None:
         try:  # refused as long as a request that nobody waits for any more still uses it
