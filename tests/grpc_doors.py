@@ -29,12 +29,14 @@ class FakeTriton(HeldTriton):
     Attributes:
         received: method and bytes of every call, in the order of their arrival.
         sent: the bytes of every answer.
+        progress: how many more requests were answered at each question about it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.received: list[tuple[str, bytes]] = []
         self.sent: list[bytes] = []
+        self.progress = self.count = 0
         self._server = grpc.server(ThreadPoolExecutor(16))
         self._server.add_generic_rpc_handlers((_Bytes(self),))
         self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -44,6 +46,7 @@ class FakeTriton(HeldTriton):
         """Forgets what was, and answers at once."""
         self.let_go.set()
         self.error = None
+        self.progress = self.count = 0
         for kept in (self.received, self.sent, self.remaining_s):
             kept.clear()
         while self.arrived.acquire(blocking=False):
@@ -59,6 +62,12 @@ class FakeTriton(HeldTriton):
         answer = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         answer.outputs.add(name="protected", datatype="UINT8", shape=request.inputs[0].shape)
         answer.raw_output_contents.extend(request.raw_input_contents[:1])
+        return answer
+
+    def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.count += self.progress
+        answer = service_pb2.ModelStatisticsResponse()
+        answer.model_stats.add(name="protect").inference_stats.success.count = self.count
         return answer
 
     def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -82,7 +91,7 @@ class _Bytes(grpc.GenericRpcHandler):
 
     def _call(self, name: str, data: bytes, context: grpc.ServicerContext) -> bytes:
         self._fake.received.append((name, data))
-        if name in ("ModelInfer", "ModelMetadata"):
+        if name in ("ModelInfer", "ModelMetadata", "ModelStatistics"):
             request = getattr(service_pb2, f"{name}Request").FromString(data)
             answer = getattr(self._fake, name)(request, context)
         else:

@@ -383,6 +383,21 @@ def test_a_full_queue_answers_busy_at_once(tmp_path: Path, bundle: Path) -> None
         assert np.median([seconds for seconds, _ in busy]) < np.median(served)
         with client(server) as opened:
             protect(opened, face_inputs(1))
+
+        over = threading.Event()
+
+        def go_on(seed: int) -> int:
+            turned_away = 0
+            while not over.is_set():
+                turned_away += "busy" in ask(seed)[1]
+            return turned_away
+
+        with ThreadPoolExecutor(16) as pool:
+            work = [pool.submit(go_on, seed) for seed in range(16)]
+            probes = [erasablemask("health", "--url", f"grpc://{server.url}") for _ in range(3)]
+            over.set()
+            assert sum(one.result() for one in work) > 0
+        assert [probe.returncode for probe in probes] == [0, 0, 0], probes
         assert "does not answer" not in server.log()  # though its probes were turned away, too
 
 

@@ -23,8 +23,9 @@ MEMORY_NAME = f"{MEMORY_PREFIX}[0-9a-f]{{32}}"
 # What Triton says when the queue is full, and when a request waited in it for too long; what a door says.
 _BUSY = ("exceeds maximum queue size", "timeout expired", "busy; try again", "concurrent rpc limit")
 # A killed Python stub; a model that is being loaded again; a region of shared memory that was registered
-# with a server that has since been started again; a call that gRPC broke off; and a batch that another client's request spoilt: over gRPC
-# Triton counts one of shape (0, 128, ...) as 128 rows, and fails all requests that it was fused with.
+# with a server that has since been started again; a call that gRPC broke off; and a batch that another
+# client's request spoilt: over gRPC Triton counts one of shape (0, 128, ...) as 128 rows, and fails all
+# requests that it was fused with.
 _BROKEN = (
     "is not healthy",
     "has no available versions",

@@ -22,11 +22,14 @@ _CHANNEL = [
     # A proxy from the environment is none for this machine.
     ("grpc.enable_http_proxy", 0),
 ]
-_BUSY_CODES = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 class TritonBusyError(ServingError):
     """The server turned a request away or did not come to it in time; it may be well."""
+
+
+class TurnedAwayError(TritonBusyError):
+    """A door took no more requests, to whichever model."""
 
 
 class Admin(Closing):
@@ -104,7 +107,7 @@ class Admin(Closing):
             return self._client.get_model_metadata(model, client_timeout=CALL_TIMEOUT_S)
 
     def completed(self, model: str) -> int:
-        """Requests that the model has answered well since it was loaded.
+        """Requests that a model has answered well since it was loaded; all models if its name is empty.
 
         Raises:
             ServingError: there is no such model or no server.
@@ -123,5 +126,13 @@ class Admin(Closing):
             yield
         except self._triton.InferenceServerException as error:
             status = (error.status() or "").removeprefix("StatusCode.")
-            kind = TritonBusyError if status in _BUSY_CODES else ServingError
-            raise kind(f"Triton could not {work}: {status} {error.message()}") from error
+            raise _KINDS.get(status, ServingError)(
+                f"Triton could not {work}: {status} {error.message()}"
+            ) from error
+
+
+_KINDS = {
+    "UNAVAILABLE": TritonBusyError,
+    "DEADLINE_EXCEEDED": TritonBusyError,
+    "RESOURCE_EXHAUSTED": TurnedAwayError,
+}

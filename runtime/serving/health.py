@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..backends.triton_wire import DATA_TYPES
 from ..errors import ServingError
 from ..manifest import ModelFile, TensorSpec
+from .admin import TurnedAwayError
 from .endpoint import ClientTls, Endpoint
+
+Result = TypeVar("Result")
 
 EXPECTED = "grpc://HOST:PORT or grpcs://HOST:PORT"
 
+_PAUSE_S = 0.2
 _DTYPES = {told: dtype for dtype, told in DATA_TYPES.items()}
 
 
@@ -41,6 +47,23 @@ def endpoint_of(url: str, *, ca: Path | None, certificate: Path | None, key: Pat
         raise ServingError(f"cannot read {error.filename}: {error.strerror or error}") from error
     tls = ClientTls(server_ca=pems[0], certificate=pems[1], key=pems[2])
     return Endpoint(host=host, grpc_port=port, tls=tls)
+
+
+def let_in(question: Callable[[], Result], timeout_s: float) -> Result:
+    """Asks a door again that has no room even for a question, until the time has passed.
+
+    Raises:
+        TurnedAwayError: it never had.
+        ServingError: whatever else the question raises.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return question()
+        except TurnedAwayError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def described(metadata: Any) -> ModelFile:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ServingError
 from ..manifest import ModelFile
-from .admin import TritonBusyError
+from .admin import TritonBusyError, TurnedAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +71,8 @@ def check_well(
 ) -> None:
     """Probes a model. One that is too busy for the probe is well as long as it answers others.
 
+    A door's bound is one for all models: where it turns the probe away, an answer of any of them will do.
+
     Args:
         server, model, entry, version: see ``infer_once``.
         timeout_s: for the answer, and then for one to somebody else.
@@ -79,14 +81,21 @@ def check_well(
     Raises:
         ServingError: what is wrong.
     """
+
+    def answers_others(counted: str, before: int) -> bool:
+        until = clock() + timeout_s
+        while server.completed(counted) <= before:
+            if clock() >= until:
+                return False
+            sleep(_LOOK_AGAIN_S)
+        return True
+
     before = server.completed(model)
     try:
         infer_once(server, model, entry, timeout_s=timeout_s, version=version)
+    except TurnedAwayError:
+        if not answers_others("", server.completed("")):  # it has been idle ever since, or hangs
+            infer_once(server, model, entry, timeout_s=timeout_s, version=version)
     except TritonBusyError as error:
-        until = clock() + timeout_s
-        while server.completed(model) <= before:
-            if clock() >= until:
-                raise ServingError(
-                    f"{error}, and no other request was answered in {timeout_s:g} s"
-                ) from error
-            sleep(_LOOK_AGAIN_S)
+        if not answers_others(model, before):
+            raise ServingError(f"{error}, and no other request was answered in {timeout_s:g} s") from error
