@@ -267,12 +267,13 @@ def soak() -> dict[str, Any]:
             "backend": "ort-cpu",
             "minutes": 2.0,
             "concurrency": 8,
-            "growth_limit_mib_per_hour": 16.0,
+            "growth_limit_mib": 1.0,
         },
         "requests": 1234,
         "errors": [],
         "latency_ms": [{"minute": m, "requests": 617, "p50": 300.5, "p99": 440.5} for m in (0, 1)],
         "memory_mib": [{"s": s, "supervisor": 50.0 + s} for s in (0.0, 60.0, 120.0)],
+        "growth_mib": {"supervisor": 60.0},
         "growth_mib_per_hour": {"supervisor": 3600.0},
     }
 
