@@ -12,14 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.manifest import Bundle
-from runtime.serving.repository import MODELS, VERSION, configurations, open_role, read_model
+from runtime.serving.repository import ENGINES, MODELS, VERSION, configurations, open_role, read_model
 from runtime.serving.triton_config import ONNX, PLATFORMS, TENSORRT
 
 from .engine import Engine, write_engine
 from .errors import ExportError
 from .folders import partial_of, replace_folder
-
-ENGINES = "engines"
 
 _RESTORE_NOTE = """\
 The restorer is the authority's secret, so its model file is missing here and must never be put on a disk.

@@ -31,6 +31,7 @@ from runtime.serving.settings import ServerSettings
 from runtime.serving.staging import StagedRepository
 from runtime.serving.triton_config import ONNX, TENSORRT
 from runtime.shipped import default_bundle
+from tests.sidecars import sidecar
 from tests.test_triton_repository import save_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,11 @@ def save_repository(folder: Path, bundle: Bundle, *, plan: bool) -> Path:
             (folder / name / version).mkdir()
             (folder / name / version / "model.onnx").write_bytes(model.files["model.onnx"])
         if plan:
-            (folder / name / "10" / "model.plan").write_bytes(b"plan of " + name.encode())
+            data = b"plan of " + name.encode()
+            (folder / name / "10" / "model.plan").write_bytes(data)
+            described = sidecar(data, onnx_sha256=model.entry.sha256)
+            (folder.parent / "engines").mkdir(exist_ok=True)
+            (folder.parent / "engines" / f"{name}.plan.json").write_text(described.to_json())
     return folder
 
 
@@ -100,6 +105,33 @@ def test_a_repository_of_another_bundle_is_refused(tmp_path: Path, bundle: Bundl
     (folder / "protect/10/model.onnx").write_bytes(b"other weights")
     with pytest.raises(ServingError, match=r"10/model.onnx is not the bundle's protect: expected SHA-256"):
         models_of(bundle, repository=folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("a flipped bit", r"the plan of 'protect' in .*models is another: expected SHA-256 \w+, found"),
+        ("of another network", r"the network that .*protect.plan.json says the plan is of is another"),
+        (
+            "no description",
+            r"cannot read .*engines/protect.plan.json, .* No such file .*; keep engines/ beside",
+        ),
+    ],
+)
+def test_a_plan_must_be_the_described_one_of_the_bundles_network(
+    tmp_path: Path, bundle: Bundle, damage: str, message: str
+) -> None:
+    folder = save_repository(tmp_path / "models", bundle, plan=True)
+    described = tmp_path / "engines/protect.plan.json"
+    if damage == "a flipped bit":
+        (folder / "protect/10/model.plan").write_bytes(b"plan of protecu")
+    elif damage == "of another network":
+        described.write_text(sidecar(b"plan of protect", onnx_sha256="0" * 64).to_json())
+    else:
+        described.unlink()
+    with pytest.raises(ServingError, match=message):
+        models_of(bundle, repository=folder, platform=TENSORRT)
+    assert models_of(bundle, repository=folder)["protect"].files["model.onnx"] == b"weights of protect"
 
 
 def test_configurations_have_known_names() -> None:

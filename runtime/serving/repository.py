@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..engine_sidecar import EngineSidecar, sidecar_path
 from ..errors import BundleError, ServingError
 from ..manifest import Bundle, ModelFile, Role, open_bundle, sha256_of
-from .triton_config import ONNX, PLATFORMS, Platform, config_text
+from .triton_config import ONNX, PLATFORMS, TENSORRT, Platform, config_text
 
 MODELS: dict[Role, tuple[str, ...]] = {"public": ("protect", "attributes"), "authority": ("restore",)}
 VERSION = "1"
+# Beside the public repository: what its plans are.
+ENGINES = "engines"
+_WRITE_AGAIN = "write the repository again: python -m export.repository"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +103,17 @@ def models_of(
     """The public models, from a bundle alone or with a repository that ``export.repository`` wrote.
 
     Args:
-        bundle: a public one. Its hashes hold for the repository's ONNX files, too.
+        bundle: a public one. Its hashes hold for the repository's ONNX files, too, and for the networks that
+            plans were built from.
         repository: where configurations and files come from, say TensorRT plans; None: from the bundle.
         platform: what is to run the models.
         instances: of each model, written into generated configurations.
 
     Raises:
-        BundleError: a network is missing, was changed, or Triton cannot be told of it.
-        ServingError: the repository lacks the platform's configuration or file, or is of another bundle.
+        BundleError: a network is missing, was changed, or Triton cannot be told of it; a plan's description
+            cannot be understood.
+        ServingError: the repository lacks the platform's configuration or file, or is of another bundle, or
+            a plan is not the described one.
         MissingExtraError: tritonclient is not installed.
     """
     models = {}
@@ -124,6 +131,8 @@ def models_of(
                 f"{', '.join(sorted([*configs, *files]))} in {repository or bundle.folder}; write them with "
                 "python -m export.repository --tensorrt, and name their folder with --repository"
             )
+        if repository is not None and platform is TENSORRT:
+            _check_plan(files[platform.file], repository.resolve(), name, entry)
         models[name] = ServedModel(entry=entry, configs=configs, files=files)
     return models
 
@@ -148,6 +157,26 @@ def _from_repository(folder: Path, entry: ModelFile) -> tuple[dict[str, bytes], 
     if (data := files.get(ONNX.file)) is not None and (found := sha256_of(data)) != entry.sha256:
         raise ServingError(
             f"{latest / ONNX.file} is not the bundle's {entry.path}: expected SHA-256 {entry.sha256}, found "
-            f"{found}; write the repository again: python -m export.repository"
+            f"{found}; {_WRITE_AGAIN}"
         )
     return files, configs
+
+
+def _check_plan(plan: bytes, repository: Path, name: str, entry: ModelFile) -> None:
+    """Raises ``ServingError`` if a plan is not the described one."""
+    path = sidecar_path(repository.parent / ENGINES / f"{name}.plan")
+    try:
+        sidecar = EngineSidecar.from_json(path.read_bytes())
+    except OSError as error:
+        raise ServingError(
+            f"cannot read {path}, which says what the plan of {name!r} is: {error.strerror or error}; keep "
+            f"{ENGINES}/ beside the repository, or {_WRITE_AGAIN} --tensorrt"
+        ) from error
+    for what, expected, found in (
+        (f"the plan of {name!r} in {repository}", sidecar.plan_sha256, sha256_of(plan)),
+        (f"the network that {path} says the plan is of", entry.sha256, sidecar.onnx_sha256),
+    ):
+        if found != expected:
+            raise ServingError(
+                f"{what} is another: expected SHA-256 {expected}, found {found}; {_WRITE_AGAIN} --tensorrt"
+            )
