@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 
 from runtime.commands import serve
 from runtime.errors import ServingError
-from runtime.serving import arrangement
+from runtime.serving import arrangement, authority_server
 from runtime.serving.settings import ServerSettings
 
 AUTHORITY = {
@@ -93,6 +95,32 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
     assert (settings.instances, settings.threads, settings.drain_s) == (3, 2, 1.5)
     assert settings.shared_memory
     assert settings.grpc_port == ServerSettings(role="public", bundle=Path("b")).grpc_port
+
+
+@pytest.mark.parametrize("way", ["flags", "environment", "file"])
+def test_subjects_of_clients_may_have_blanks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: list[ServerSettings], way: str
+) -> None:
+    """Cut at a blank, ``CN=Anna`` would be let in."""
+
+    @contextmanager
+    def arranged(settings: ServerSettings, secret: object) -> Iterator[object]:
+        yield object()
+
+    monkeypatch.setattr(authority_server, "arrange_authority", arranged)
+    subjects = ("CN=Anna Meyer,O=Court of Appeal", "CN=clerk")
+    config, flags, env = tmp_path / "server.toml", [], {"ERASABLEMASK_PASSPHRASE": "correct horse battery"}
+    lines = [f"{name} = '{value}'" for name, value in AUTHORITY.items()]
+    if way == "flags":
+        flags = [text for subject in subjects for text in ("--client-subjects", subject)]
+    elif way == "environment":
+        env["ERASABLEMASK_SERVE_CLIENT_SUBJECTS"] = "\n".join(("", *subjects, ""))
+    else:
+        lines.append(f"client_subjects = {list(subjects)}")
+    config.write_text("\n".join(lines))
+    result = run("--config", str(config), *flags, env=env)
+    assert result.exit_code == 3, result.output
+    assert served[0].client_subjects == subjects
 
 
 def test_the_file_can_be_named_by_the_environment(tmp_path: Path, served: list[ServerSettings]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,15 @@ PREFIX = "ERASABLEMASK_SERVE"
 FILE = click.Path(path_type=Path)
 PORT = click.IntRange(1, 65535)
 SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+class _Lines(click.types.StringParamType):
+    """Text, of which an environment variable holds a line for each: names have blanks."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """See ``click.ParamType.split_envvar_value``."""
+        return [line.strip() for line in rv.splitlines() if line.strip()]
+
 
 # Field of the settings -> type and help. What has no default here has none, or the role's.
 OPTIONS: dict[str, tuple[Any, str]] = {
@@ -51,7 +60,11 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "server_key": (FILE, "Authority: the certificate's key, PEM."),
     "client_ca": (FILE, "Authority: certificates of clients must be signed by this, PEM."),
     "client_revocations": (FILE, "Authority: certificates of clients that are revoked, PEM."),
-    "client_subjects": (str, "Authority: a client that is served, RFC 4514; repeatable.  [default: all]"),
+    "client_subjects": (
+        _Lines(),
+        "Authority: a client that is served, RFC 4514; repeatable, in the environment one a line.  "
+        "[default: all]",
+    ),
     "max_erasures": (click.IntRange(min=1), "Authority: requests worked on at once."),
     "audit_log": (FILE, "Authority: file that records every erasure."),
     "key_file": (FILE, "Authority: the key that opens the restorer."),
