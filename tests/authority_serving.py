@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from runtime.serving.certificate_maker import Issued
 from tests.doors import records
 from tests.serving import (
     AuthorityFiles,
@@ -50,16 +51,18 @@ class Served:
         """For ``erase``."""
         return ["--backend", "triton", "--url", f"grpcs://{self.server.url}"]
 
-    def channel(self) -> grpc.Channel:
-        """Of the client ``clerk``."""
-        ca, certificate, key = (self.files.folder / name for name in ("ca.pem", "clerk.pem", "clerk.key"))
-        credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in (ca, key, certificate)))
+    def channel(self, client: Issued | None = None) -> grpc.Channel:
+        """Of a client, by default ``clerk`` of the trial CA."""
+        folder = self.files.folder
+        own = client or Issued(*((folder / name).read_bytes() for name in ("clerk.pem", "clerk.key")))
+        ca = (folder / "ca.pem").read_bytes()
+        credentials = grpc.ssl_channel_credentials(ca, own.key, own.certificate)
         return grpc.secure_channel(self.server.url, credentials, [("grpc.use_local_subchannel_pool", 1)])
 
     @contextmanager
-    def connect(self) -> Iterator[Callable[..., NDArray]]:
-        """The client ``clerk``: restores the faces of a seed."""
-        with self.channel() as on:
+    def connect(self, client: Issued | None = None) -> Iterator[Callable[..., NDArray]]:
+        """A client, see ``channel``: restores the faces of a seed."""
+        with self.channel(client) as on:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(on)
 
             def restore(seed: int, count: int = 1) -> NDArray:

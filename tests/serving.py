@@ -23,11 +23,12 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.manifest import MANIFEST_NAME, open_bundle
-from runtime.serving.certificate_maker import CertificateMaker
+from runtime.serving.certificate_maker import CertificateMaker, Issued
 from runtime.serving.endpoint import free_port
 from runtime.serving.environment import what_is_wrong
 from runtime.serving.settings import DEFAULT_ENVIRONMENT
 from runtime.shipped import default_bundle
+from tests.revocations import revocation_list
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = Path(os.environ.get("ERASABLEMASK_SERVE_ENVIRONMENT", ROOT / DEFAULT_ENVIRONMENT))
@@ -122,7 +123,7 @@ class AuthorityFiles:
     Attributes:
         folder: certificates.
         audit_log: not there yet.
-        maker: another CA, whose clients the server takes, too.
+        maker: another CA, whose clients the server takes, too, if they are called ``clerk``.
     """
 
     folder: Path
@@ -135,11 +136,22 @@ class AuthorityFiles:
             "server-certificate": self.folder / "server.pem",
             "server-key": self.folder / "server.key",
             "client-ca": self.folder / "clients.pem",
+            "client-revocations": self.folder / "revoked.pem",
             "audit-log": self.audit_log,
             "key-file": default_bundle("authority") / "demo.key",
         }
         files |= {name.replace("_", "-"): path for name, path in changes.items()}
-        return [text for name, path in files.items() if path is not None for text in (f"--{name}", str(path))]
+        given = [
+            text for name, path in files.items() if path is not None for text in (f"--{name}", str(path))
+        ]
+        return [*given, "--client-subjects", "CN=clerk"]
+
+    def revoke(self, *revoked: Issued) -> None:
+        """Lists these certificates of ``maker`` as revoked, and no others."""
+        trial = Issued(*((self.folder / name).read_bytes() for name in ("ca.pem", "ca.key")))
+        lists = revocation_list(trial) + revocation_list(self.maker.ca, *revoked)
+        (self.folder / "revoked.new").write_bytes(lists)
+        os.replace(self.folder / "revoked.new", self.folder / "revoked.pem")
 
     def tls(self, client: Path | None = None) -> list[str]:
         """For a client's command; ``client`` is a certificate with its key beside it."""
@@ -158,7 +170,9 @@ def authority_files(folder: Path) -> AuthorityFiles:
     maker = CertificateMaker("second CA", timedelta(days=1))
     known = (certificates / "ca.pem").read_bytes() + maker.ca.certificate
     (certificates / "clients.pem").write_bytes(known)
-    return AuthorityFiles(certificates, folder / "audit.log", maker)
+    files = AuthorityFiles(certificates, folder / "audit.log", maker)
+    files.revoke()
+    return files
 
 
 def change_manifest(folder: Path, **fields: Any) -> None:

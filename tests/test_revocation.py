@@ -8,40 +8,25 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from runtime.errors import CertificateError
 from runtime.serving.certificate_maker import CertificateMaker, Issued
 from runtime.serving.clients import ClientPolicy, identify
 from runtime.serving.revocation import RevocationList
 from tests.doors import CLERK, MAKER, connect, infer, open_door, records, refused
+from tests.revocations import DAY, revocation_list
 
 JUDGE = MAKER.issue("judge", "client")
-DAY = timedelta(days=1)
 
 
 def revocations(
     *revoked: Issued,
     maker: CertificateMaker = MAKER,
-    valid: timedelta = DAY,
     named: CertificateMaker | None = None,
+    **when: timedelta,
 ) -> bytes:
     """A list as PEM, signed by ``maker`` in the name of ``named``."""
-    now = datetime.now(UTC)
-    issuer = x509.load_pem_x509_certificate((named or maker).ca.certificate).subject
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer)
-        .last_update(min(now, now + valid) - DAY)
-        .next_update(now + valid)
-    )
-    for pair in revoked:
-        serial = x509.load_pem_x509_certificate(pair.certificate).serial_number
-        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
-        builder = builder.add_revoked_certificate(entry)
-    return builder.sign(load_pem_private_key(maker.ca.key, None), SHA256()).public_bytes(Encoding.PEM)
+    return revocation_list(maker.ca, *revoked, named=named and named.ca, **when)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -139,11 +140,53 @@ def test_other_certificates_are_refused_and_no_file_is_written(
         *(tls[:2] if case == "none" else tls),
     )
     assert done.returncode == 1
-    assert re.search(r"Error: .*certificate", done.stderr), done.stderr
+    assert re.search(r"Error: (no connection to|.*broke off).*certificate", done.stderr), done.stderr
+    assert first_bytes(served, None if case == "none" else tmp_path / "other.pem") == b""
+    assert first_bytes(served, served.files.folder / "clerk.pem") != b"", "what differs is the certificate"
     assert not out.exists()
     assert len(served.audit()) == before
     for line in served.server.log().splitlines():
         assert json.loads(line)["message"], line
+
+
+def first_bytes(served: Served, client: Path | None) -> bytes:
+    """What the door says to a certificate, with its key beside it: it begins HTTP/2, or hangs up."""
+    context = ssl.create_default_context(cafile=served.files.folder / "ca.pem")
+    context.set_alpn_protocols(["h2"])
+    if client is not None:
+        context.load_cert_chain(client, client.with_suffix(".key"))
+    with (
+        suppress(OSError),
+        socket.create_connection(("127.0.0.1", served.server.ports["grpc"]), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        return secure.recv(64)
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("stranger", "the certificate's subject is not among those that are served"),
+        ("clerk", "the certificate was revoked"),
+    ],
+)
+def test_certified_clients_that_are_not_to_be_served_are_refused(
+    served: Served, name: str, reason: str
+) -> None:
+    client = served.files.maker.issue(name, "client")
+    with served.connect(client) as restore:
+        if name == "clerk":
+            assert restore(3).shape == (1, 128, 128, 3)
+            served.files.revoke(client)
+        before = len(served.audit())
+        try:
+            error = refused(lambda: restore(3))
+        finally:
+            served.files.revoke()
+    assert (error.code(), error.details()) == (grpc.StatusCode.PERMISSION_DENIED, reason)
+    (record,) = served.audit()[before:]
+    assert (record["outcome"], record["reason"], record["client"]) == ("refused", reason, f"CN={name}")
 
 
 def test_it_restores_and_nothing_else(served: Served, tmp_path: Path) -> None:
