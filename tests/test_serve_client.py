@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -214,26 +215,83 @@ from runtime.shipped import default_bundle
 server = TritonServer(url=sys.argv[1], shared_memory=sys.argv[2] == "True")
 backend = server.connect("protect", open_bundle(default_bundle("public")).manifest)
 backend.run(inputs_of(1))
-threading.Thread(target=backend.run, args=(inputs_of(64),)).start()
+print("one", flush=True)
+inputs = inputs_of(64)
+sys.stdin.readline()
+threading.Thread(target=backend.run, args=(inputs,)).start()
 time.sleep(0.2)
 print("sent", flush=True)
 """
 
 
-def test_a_client_that_vanishes_does_no_harm(server: TritonServer, still_serves: Callable[[], None]) -> None:
+def computed(running: Running) -> int:
+    """Faces that ``protect`` has worked on so far."""
+    with grpc.insecure_channel(running.url) as channel:
+        stub = services.GRPCInferenceServiceStub(channel)
+        answer = stub.ModelStatistics(messages.ModelStatisticsRequest(name="protect"), timeout=10)
+    return sum(stats.inference_count for stats in answer.model_stats)
+
+
+def test_a_client_that_vanishes_does_no_harm(
+    running: Running, server: TritonServer, still_serves: Callable[[], None]
+) -> None:
     """Killed while the server works on its 64 faces; nothing of its memory is left on the host."""
     before = {path.name for path in Path("/dev/shm").glob(f"{MEMORY_PREFIX}*")}
     client = subprocess.Popen(
         [sys.executable, "-c", VANISHING, server.url, str(server.shared_memory)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
     )
+    assert client.stdin is not None
     assert client.stdout is not None
+    assert client.stdout.readline() == b"one\n"
+    faces = computed(running)
+    client.stdin.write(b"go on\n")
+    client.stdin.flush()
     assert client.stdout.readline() == b"sent\n"
     client.send_signal(signal.SIGKILL)
     client.wait()
+    until = time.monotonic() + 30
+    while computed(running) < faces + 64:
+        assert time.monotonic() < until, "the request had not reached the server"
+        time.sleep(0.05)
     still_serves()
     assert {path.name for path in Path("/dev/shm").glob(f"{MEMORY_PREFIX}*")} <= before
+
+
+def mapped(pid: int) -> int:
+    """Regions of clients' shared memory that a process has."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return sum(MEMORY_PREFIX in line for line in lines)
+
+
+def test_memory_of_late_and_refused_requests_is_given_back(
+    running: Running, bundle: Bundle, still_serves: Callable[[], None]
+) -> None:
+    """By both sides, though not while the server may still write to it."""
+    triton = running.triton_pid()
+    before = mapped(triton)
+    server = TritonServer(url=f"grpc://{running.url}", shared_memory=True, deadline_s=0.25)
+    unsound = inputs_of(2)
+    unsound["strength"][1] = np.nan
+    with server.connect("protect", bundle.manifest) as remote:
+        for _ in range(4):
+            with pytest.raises(BackendError, match="gave no answer within"):
+                remote.run(inputs_of(64))
+        until = time.monotonic() + 60
+        while (mapped(triton) - before, mapped(os.getpid())) != (1, 1):
+            assert time.monotonic() < until
+            with pytest.raises(BackendError, match=r"finite|gave no answer within"):
+                remote.run(unsound)
+            time.sleep(0.3)
+        for _ in range(4):
+            with pytest.raises(BackendError, match="finite"):
+                remote.run(unsound)
+        assert (mapped(triton) - before, mapped(os.getpid())) == (1, 1)
+    assert mapped(triton) == before
+    assert mapped(os.getpid()) == 0
+    still_serves()
 
 
 def test_another_clients_bad_batch_is_fused_with_nothing(running: Running, bundle: Bundle) -> None:

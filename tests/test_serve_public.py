@@ -380,7 +380,9 @@ def test_a_full_queue_answers_busy_at_once(tmp_path: Path, bundle: Path) -> None
         for _, error in busy:
             assert "StatusCode.RESOURCE_EXHAUSTED" in error or "503" in error
             assert "busy; try again" in error
-        assert np.median([seconds for seconds, _ in busy]) < np.median(served)
+        waited_s = np.median([seconds for seconds, _ in busy])
+        assert waited_s < np.median(served)
+        assert waited_s < 1
         with client(server) as opened:
             protect(opened, face_inputs(1))
 

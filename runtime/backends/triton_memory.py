@@ -120,13 +120,13 @@ class SharedRegions:
             self._idle.append(region)
 
     def _take(self, size_bytes: int, timeout_s: float) -> Region:
+        self._give_back_suspects(timeout_s)
         with self._lock:
             region = self._idle.pop() if self._idle else None
         if region is not None and region.size_bytes >= size_bytes:
             return region
         if region is not None:
             self._forget(region)
-        self._give_back_suspects(timeout_s)
         # Doubling, so that a connection registers a few regions and not one for each number of faces.
         region = Region(1 << (size_bytes - 1).bit_length())
         try:
