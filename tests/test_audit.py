@@ -435,7 +435,16 @@ def test_rotation_goes_on_with_the_chain(path: Path) -> None:
     with AuditLog(new) as opened:
         assert opened.append(entry()).sequence == 4
     assert run("verify", path, new, "--expect-head", noted).exit_code == 0
-    assert run("verify", new).exit_code == 0
+    both = run("verify", path, new).stdout
+    assert "not given" not in both
+    alone = run("verify", new)
+    assert alone.exit_code == 0
+    assert f"{new}: continues record 2 of a log that was not given\n" in alone.stdout
+    assert "goes on in" not in alone.stdout
+    old = run("verify", path)
+    assert old.exit_code == 0
+    assert f'{path}: goes on in "{new.name}", which was not given\n' in old.stdout
+    assert "continues record" not in old.stdout
     assert "expected a log that continues" in run("verify", new, path).stderr
     with pytest.raises(AuditError, match=r"closed by a rotation; name 'audit-2\.log'"):
         AuditLog(path)

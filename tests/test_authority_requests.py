@@ -36,6 +36,10 @@ def other_version(request) -> None:
     request.model_version = "../1"
 
 
+def digits_of_another_script(request) -> None:
+    request.model_version = "\u0661"
+
+
 def rename_input(request) -> None:
     request.inputs[0].name = "photos"
 
@@ -109,6 +113,7 @@ def sequence(request) -> None:
     [
         (rename_model, "NOT_FOUND", "which alone is served here"),
         (other_version, "NOT_FOUND", r"expected a version number or none, found '\.\./1'"),
+        (digits_of_another_script, "NOT_FOUND", "expected a version number or none, found"),
         (rename_input, "INVALID_ARGUMENT", "expected the input 'faces' alone, found 'photos'"),
         (no_input, "INVALID_ARGUMENT", "alone, found 'none'"),
         (second_input, "INVALID_ARGUMENT", "alone, found 'faces, faces'"),

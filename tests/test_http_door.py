@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from runtime.backends.triton import TritonServer
 from runtime.errors import ServingError
-from runtime.serving.http_checks import RefusedError, body_limit, check_infer
+from runtime.serving.http_checks import HttpRefusedError, body_limit, check_infer
 from runtime.serving.http_door import HttpDoor
 
 from .triton_fakes import ECHO, MAX_BATCH, FakeTriton, manifest_of, wait_until
@@ -324,7 +324,7 @@ def test_whatever_is_put_anywhere_is_refused_or_means_what_it_says(data: st.Data
     request = changed(path, data.draw(Json))
     try:
         check_infer(json.dumps(request).encode(), None, ECHO, MAX_BATCH)
-    except RefusedError:
+    except HttpRefusedError:
         return
     shapes = {}
     for given_ in request["inputs"]:
@@ -338,7 +338,7 @@ def test_whatever_is_put_anywhere_is_refused_or_means_what_it_says(data: st.Data
 @given(body=st.binary(max_size=200), length=st.none() | st.integers(0, 300))
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_do_anything_but_be_refused(body: bytes, length: int | None) -> None:
-    with pytest.raises(RefusedError):
+    with pytest.raises(HttpRefusedError):
         check_infer(body, length, ECHO, MAX_BATCH)
 
 

@@ -41,13 +41,14 @@ def command() -> None:
 def verify(logs: tuple[Path, ...], heads: tuple[str, ...]) -> None:
     """Check the chain of a log, or of several that continue one another, oldest first.
 
-    Exits with 1 if a record was changed, deleted, inserted or moved, or if the end is torn. Whether whole
-    records are missing at the end, or the log was written anew, shows only with --expect-head.
+    Says which logs in front of these or behind them were not given. Exits with 1 if a record was changed,
+    deleted, inserted or moved, or if the end is torn. Whether whole records are missing at the end, or the
+    log was written anew, shows only with --expect-head.
     """
-    from ..serving.audit_file import read_chain
+    from ..serving.audit_file import continued_in, read_chain
 
     missing = {head.lower() for head in heads}
-    previous = None
+    previous = chain = None
     for log in logs:
         chain = read_chain(log, after=previous, seen=lambda record: missing.discard(record["hash"]))
         if chain.torn:
@@ -56,12 +57,16 @@ def verify(logs: tuple[Path, ...], heads: tuple[str, ...]) -> None:
                 f"{chain.head.sequence}: it is being written, or a crash or full disk tore it "
                 "(the server seals that at its next start), or its end was cut off"
             )
-        previous = chain.head
+        if previous is None and chain.continues is not None:
+            click.echo(f"{log}: continues record {chain.continues} of a log that was not given")
         click.echo(f"{log}: whole up to record {chain.head.sequence}, head {chain.head.hash}")
         for sequence in chain.recovered:
             click.echo(f"{log}: unfinished bytes are sealed off before record {sequence}")
         for sequence in chain.clock_went_back:
             click.echo(f"{log}: record {sequence} is dated before the one in front of it")
+        previous = chain.head
+    if chain is not None and (name := continued_in(chain)) is not None:
+        click.echo(f"{logs[-1]}: goes on in {json.dumps(name)}, which was not given")
     if missing:
         raise AuditError(
             f"expected the head {', '.join(sorted(missing))} in the chain, found no such record: records are "

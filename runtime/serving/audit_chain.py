@@ -49,6 +49,7 @@ class Chain:
         torn: unfinished bytes after the last record, empty in a log that was closed properly.
         recovered: sequence numbers of the recovery records, each behind an unfinished write.
         clock_went_back: sequence numbers of records that are dated before the one in front of them.
+        continues: number of the record, in another log, that the first one follows; None: it follows none.
         last: the last record.
     """
 
@@ -56,6 +57,7 @@ class Chain:
     torn: bytes
     recovered: tuple[int, ...]
     clock_went_back: tuple[int, ...]
+    continues: int | None
     last: Record
 
 
@@ -116,6 +118,7 @@ class _Reader:
     def __init__(self, after: Head | None, seen: Callable[[Record], None] | None) -> None:
         self._after = after
         self._seen = seen
+        self._continues: int | None = None
         self._last: Record | None = None
         self._open = b""
         self._complaint = ""
@@ -131,7 +134,9 @@ class _Reader:
             self._complaint = f"line {number}: {problem}"
             self._open += line
             return
-        if self._last is not None and record["time"] < self._last["time"]:
+        if self._last is None:
+            self._continues = record["sequence"] - 1 if record["sequence"] else None
+        elif record["time"] < self._last["time"]:
             self._went_back.append(record["sequence"])
         if record["event"] == RECOVERY:
             self._recovered.append(record["sequence"])
@@ -204,6 +209,7 @@ class _Reader:
             torn=self._open,
             recovered=tuple(self._recovered),
             clock_went_back=tuple(self._went_back),
+            continues=self._continues,
             last=self._last,
         )
 

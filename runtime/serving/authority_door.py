@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, ServingError
 from .audit import AuditLog
-from .authority_request import Contract, check_model
+from .authority_request import Contract, check_named
 from .authority_restore import Restoring, client_of
 from .certificate_maker import EphemeralTls
 from .certificates import ServerCertificates
@@ -191,7 +191,7 @@ class AuthorityDoor(Door):
                 if refusal:
                     raise RefusedError("PERMISSION_DENIED", refusal)
                 if name.startswith("Model"):
-                    check_model(self._contract, request.name, request.version)
+                    check_named(self._contract, request.name, request.version)
                 return ask(request, timeout=min(context.time_remaining(), _HEALTH_TIMEOUT_S))
             except RefusedError as error:
                 context.abort(self._grpc.StatusCode[error.code], str(error))

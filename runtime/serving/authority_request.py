@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from ..errors import BundleError
 from ..manifest import ModelFile, TensorSpec
-from .grpc_checks import OVERHEAD_BYTES, RefusedError, shortened
+from .grpc_checks import OVERHEAD_BYTES, RefusedError, check_version, shortened
 
 # For Triton's queue; they change when a request is worked on, not how.
 PARAMETERS = frozenset({"timeout", "priority"})
@@ -72,7 +72,7 @@ class Contract:
         return self.max_batch * self.face_bytes + OVERHEAD_BYTES
 
 
-def check_model(contract: Contract, name: str, version: str) -> None:
+def check_named(contract: Contract, name: str, version: str) -> None:
     """Checks that a request means the network that is served.
 
     Raises:
@@ -83,8 +83,7 @@ def check_model(contract: Contract, name: str, version: str) -> None:
             "NOT_FOUND",
             f"expected the model {contract.model!r}, which alone is served here; found {shortened(name)}",
         )
-    if version and not (version.isdecimal() and len(version) <= 9):
-        raise RefusedError("NOT_FOUND", f"expected a version number or none, found {shortened(version)}")
+    check_version(version)
 
 
 def check_request(contract: Contract, request: Any) -> Any:
@@ -96,7 +95,7 @@ def check_request(contract: Contract, request: Any) -> Any:
     Raises:
         RefusedError: NOT_FOUND or INVALID_ARGUMENT, and what is wrong.
     """
-    check_model(contract, request.model_name, request.model_version)
+    check_named(contract, request.model_name, request.model_version)
     if unknown := sorted(set(request.parameters) - PARAMETERS):
         raise _invalid(
             f"expected no parameters but timeout and priority, found {shortened(', '.join(unknown))}"

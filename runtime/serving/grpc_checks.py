@@ -65,7 +65,7 @@ def check_known(message: Any) -> None:
 
 
 def check_model(models: Mapping[str, ModelFile], name: str, version: str) -> ModelFile:
-    """The entry of a model that is served.
+    """The entry of a model that is served, in whichever version.
 
     Raises:
         RefusedError: NOT_FOUND.
@@ -74,9 +74,18 @@ def check_model(models: Mapping[str, ModelFile], name: str, version: str) -> Mod
         raise RefusedError(
             "NOT_FOUND", f"unknown model {shortened(name)}; this server has: {', '.join(models)}"
         )
+    check_version(version)
+    return models[name]
+
+
+def check_version(version: str) -> None:
+    """Checks that a request names a version by its number, or none.
+
+    Raises:
+        RefusedError: NOT_FOUND.
+    """
     if version and not re.fullmatch("[0-9]{1,18}", version):
         raise RefusedError("NOT_FOUND", f"expected a version number or none, found {shortened(version)}")
-    return models[name]
 
 
 def check_infer(request: Any, entry: ModelFile, max_batch: int, *, shared_memory: bool) -> int:

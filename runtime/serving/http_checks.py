@@ -26,7 +26,7 @@ _MAX_TIMEOUT_US = 3_600_000_000
 _MAX_PRIORITY = 2**31 - 1
 
 
-class RefusedError(Exception):
+class HttpRefusedError(Exception):
     """A request that is not passed on.
 
     Attributes:
@@ -54,10 +54,10 @@ def check_infer(body: bytes, header_length: int | None, model: ModelFile, max_ba
         max_batch: faces in one request at most.
 
     Raises:
-        RefusedError: status 400, says what was expected and found.
+        HttpRefusedError: status 400, says what was expected and found.
     """
     if header_length is not None and header_length > len(body):
-        raise RefusedError(
+        raise HttpRefusedError(
             400, f"Inference-Header-Content-Length is {header_length}, the body has {len(body)} bytes"
         )
     text, binary = body[:header_length], memoryview(body)[len(body[:header_length]) :]
@@ -65,7 +65,7 @@ def check_infer(body: bytes, header_length: int | None, model: ModelFile, max_ba
     _only(request, {"id", "parameters", "inputs", "outputs"}, "the request")
     identity = request.get("id", "")
     if not isinstance(identity, str) or len(identity) > _MAX_ID_CHARS:
-        raise RefusedError(400, f"id must be text of at most {_MAX_ID_CHARS} characters")
+        raise HttpRefusedError(400, f"id must be text of at most {_MAX_ID_CHARS} characters")
     _parameters(
         request,
         {
@@ -84,24 +84,24 @@ def check_infer(body: bytes, header_length: int | None, model: ModelFile, max_ba
         spec = specs[tensor["name"]]
         found = _rows(tensor, spec, max_batch)
         if rows is not None and found != rows:
-            raise RefusedError(400, f"all inputs must have the same batch, found {rows} and {found}")
+            raise HttpRefusedError(400, f"all inputs must have the same batch, found {rows} and {found}")
         rows = found
         offset += _check_values(tensor, spec, rows, binary[offset:])
     if offset != len(binary):
-        raise RefusedError(400, f"expected {offset} bytes of binary tensors, found {len(binary)}")
+        raise HttpRefusedError(400, f"expected {offset} bytes of binary tensors, found {len(binary)}")
 
 
 def _parsed(text: bytes, model: ModelFile, max_batch: int) -> dict[str, Any]:
     """The JSON, after a look at how much of what it could become."""
     rows = sum(max_batch * (1 + math.prod(spec.shape[1:-1]) * 2) for spec in model.inputs)
     if text.count(b"{") > _MAX_OBJECTS or text.count(b"[") > rows + _MAX_OBJECTS:
-        raise RefusedError(400, "the JSON has more parts than any request for this model")
+        raise HttpRefusedError(400, "the JSON has more parts than any request for this model")
     try:
         request = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, f"the request is not valid JSON: {str(error)[:200]}") from error
+        raise HttpRefusedError(400, f"the request is not valid JSON: {str(error)[:200]}") from error
     if not isinstance(request, dict):
-        raise RefusedError(400, "the request must be a JSON object")
+        raise HttpRefusedError(400, "the request must be a JSON object")
     return request
 
 
@@ -119,18 +119,18 @@ def _no_constant(name: str) -> Any:
 
 def _only(mapping: Mapping[str, Any], allowed: set[str], where: str) -> None:
     if unknown := sorted(mapping.keys() - allowed):
-        raise RefusedError(400, f"{where} has {unknown[0][:64]!r}; allowed: {', '.join(sorted(allowed))}")
+        raise HttpRefusedError(400, f"{where} has {unknown[0][:64]!r}; allowed: {', '.join(sorted(allowed))}")
 
 
 def _parameters(owner: Mapping[str, Any], rules: Mapping[str, Callable[[Any], bool]], where: str) -> None:
     """Everything else among Triton's parameters, shared memory above all, is for the server's own host."""
     found = owner.get("parameters", {})
     if not isinstance(found, dict):
-        raise RefusedError(400, f"the parameters of {where} must be a JSON object")
+        raise HttpRefusedError(400, f"the parameters of {where} must be a JSON object")
     _only(found, set(rules), f"parameters of {where}:")
     for name, value in found.items():
         if not rules[name](value):
-            raise RefusedError(400, f"parameter {name} of {where} has a value that is not allowed")
+            raise HttpRefusedError(400, f"parameter {name} of {where} has a value that is not allowed")
 
 
 def _whole(value: Any, low: int, high: int) -> bool:
@@ -143,13 +143,13 @@ def _named(
     """The tensors, each a JSON object with a name of the model's, none twice."""
     known = {spec.name for spec in specs}
     if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
-        raise RefusedError(400, f"{side} must be a list of JSON objects")
+        raise HttpRefusedError(400, f"{side} must be a list of JSON objects")
     names = [tensor.get("name") for tensor in tensors]
     # ``in`` a list: a name may be anything here, also what cannot be hashed.
     if not all(name in list(known) for name in names) or len(set(names)) != len(names):
-        raise RefusedError(400, f"the model's {side} are {', '.join(sorted(known))}, each once")
+        raise HttpRefusedError(400, f"the model's {side} are {', '.join(sorted(known))}, each once")
     if all_of_them and set(names) != known:
-        raise RefusedError(
+        raise HttpRefusedError(
             400, f"expected the {side} {', '.join(sorted(known))}, found {', '.join(sorted(names))}"
         )
     return tensors
@@ -159,7 +159,7 @@ def _rows(tensor: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> int:
     """The batch of an input whose type and shape are right."""
     _only(tensor, {"name", "shape", "datatype", "parameters", "data"}, f"input {spec.name}")
     if tensor.get("datatype") != DATA_TYPES[spec.dtype]:
-        raise RefusedError(400, f"input {spec.name} must have datatype {DATA_TYPES[spec.dtype]}")
+        raise HttpRefusedError(400, f"input {spec.name} must have datatype {DATA_TYPES[spec.dtype]}")
     shape, rest = tensor.get("shape"), list(spec.shape[1:])
     if (
         not isinstance(shape, list)
@@ -167,7 +167,7 @@ def _rows(tensor: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> int:
         or shape[1:] != rest
         or not 1 <= shape[0] <= max_batch
     ):
-        raise RefusedError(400, f"input {spec.name} must have shape {['1..' + str(max_batch), *rest]}")
+        raise HttpRefusedError(400, f"input {spec.name} must have shape {['1..' + str(max_batch), *rest]}")
     return int(shape[0])
 
 
@@ -178,12 +178,12 @@ def _check_values(tensor: Mapping[str, Any], spec: TensorSpec, rows: int, binary
     _parameters(tensor, {"binary_data_size": lambda v: _whole(v, size, size)}, where)
     in_binary = "binary_data_size" in tensor.get("parameters", {})
     if in_binary == ("data" in tensor):
-        raise RefusedError(400, f"{where} must have either data or the parameter binary_data_size")
+        raise HttpRefusedError(400, f"{where} must have either data or the parameter binary_data_size")
     if in_binary:
         if len(binary) < size:
-            raise RefusedError(400, f"{where} has {size} bytes, but only {len(binary)} follow")
+            raise HttpRefusedError(400, f"{where} has {size} bytes, but only {len(binary)} follow")
         if spec.dtype == "float32" and not np.isfinite(np.frombuffer(binary[:size], "<f4")).all():
-            raise RefusedError(400, f"{where} has values that are not finite")
+            raise HttpRefusedError(400, f"{where} has values that are not finite")
         return size
     lengths = (rows, *spec.shape[1:])
     data = tensor["data"]
@@ -191,7 +191,9 @@ def _check_values(tensor: Mapping[str, Any], spec: TensorSpec, rows: int, binary
         lengths = (math.prod(lengths),)  # all values in one list
     holds = _is_byte if spec.dtype == "uint8" else _is_float
     if not _filled(data, lengths, holds):
-        raise RefusedError(400, f"the data of {where} must be {list(lengths)} finite numbers of its datatype")
+        raise HttpRefusedError(
+            400, f"the data of {where} must be {list(lengths)} finite numbers of its datatype"
+        )
     return 0
 
 

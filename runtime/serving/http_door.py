@@ -16,7 +16,7 @@ from .async_door import AsyncDoor
 from .connections import IDLE_S, MAX_CONNECTIONS
 from .endpoint import address
 from .grpc_checks import OVERHEAD_BYTES, row_bytes
-from .http_checks import RefusedError, body_limit, check_infer
+from .http_checks import HttpRefusedError, body_limit, check_infer
 from .room import Room, Share
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class HttpDoor(AsyncDoor):
     def _model(self, name: str) -> ModelFile:
         if name not in self._models:
             known = ", ".join(sorted(self._models))
-            raise RefusedError(404, f"unknown model {name!r}; this server has: {known}")
+            raise HttpRefusedError(404, f"unknown model {name!r}; this server has: {known}")
         return self._models[name]
 
     async def _checked(
@@ -169,21 +169,21 @@ class HttpDoor(AsyncDoor):
 
         lengths = request.headers.getall(_HEADER_LENGTH, [])
         if len(lengths) > 1 or not all(re.fullmatch("[0-9]{1,12}", length) for length in lengths):
-            raise RefusedError(400, f"{_HEADER_LENGTH} must be one whole number of bytes")
+            raise HttpRefusedError(400, f"{_HEADER_LENGTH} must be one whole number of bytes")
         try:
             async with asyncio.timeout(self._receive_s):
                 parts = []
                 async for part in request.content.iter_any():
                     if not share.take(len(part)):
-                        raise RefusedError(503, "busy; try again")
+                        raise HttpRefusedError(503, "busy; try again")
                     parts.append(part)
         except TimeoutError as error:
-            raise RefusedError(408, f"the body did not arrive within {self._receive_s:g} s") from error
+            raise HttpRefusedError(408, f"the body did not arrive within {self._receive_s:g} s") from error
         except (ClientError, OSError) as error:
-            raise RefusedError(400, "the body ended early") from error
+            raise HttpRefusedError(400, "the body ended early") from error
         body = b"".join(parts)
         if len(body) != request.content_length:
-            raise RefusedError(
+            raise HttpRefusedError(
                 400, f"Content-Length is {request.content_length}, the body has {len(body)} bytes"
             )
         header_length = int(lengths[0]) if lengths else None
@@ -206,10 +206,10 @@ class HttpDoor(AsyncDoor):
             ) as answer:
                 content = await answer.read()
         except TimeoutError as error:
-            raise RefusedError(504, f"Triton did not answer within {self._answer_s:g} s") from error
+            raise HttpRefusedError(504, f"Triton did not answer within {self._answer_s:g} s") from error
         except ClientError as error:
             logger.warning("Triton cannot be reached: %s", error)
-            raise RefusedError(502, "Triton cannot be reached; it may be starting again") from error
+            raise HttpRefusedError(502, "Triton cannot be reached; it may be starting again") from error
         kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
         return web.Response(status=answer.status, body=content, headers=kept)
 
@@ -232,11 +232,15 @@ def _check_length(request: web.Request, limit: int) -> None:
     """The body's length must be told before it is read."""
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
-        raise RefusedError(415, f"expected an uncompressed body, found Content-Encoding {encoding[:32]!r}")
+        raise HttpRefusedError(
+            415, f"expected an uncompressed body, found Content-Encoding {encoding[:32]!r}"
+        )
     if request.content_length is None:
-        raise RefusedError(411, "expected a Content-Length")
+        raise HttpRefusedError(411, "expected a Content-Length")
     if request.content_length > limit:
-        raise RefusedError(413, f"expected a body of at most {limit} bytes, found {request.content_length}")
+        raise HttpRefusedError(
+            413, f"expected a body of at most {limit} bytes, found {request.content_length}"
+        )
 
 
 async def _now(check: Callable[[], None]) -> None:
@@ -249,7 +253,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
     try:
         return await handler(request)
-    except RefusedError as refusal:
+    except HttpRefusedError as refusal:
         logger.info("refused with %d: %s", refusal.status, refusal)
         return web.json_response({"error": str(refusal)}, status=refusal.status)
     except web.HTTPException as error:
