@@ -262,11 +262,14 @@ def test_a_process_that_dies_while_another_model_is_mended_is_missed(tmp_path: P
     assert process.killed == ["protect", "attributes"]
 
 
-def test_a_supervisor_that_cannot_look_takes_nothing_for_dead(scene: Scene) -> None:
+def test_a_supervisor_that_cannot_look_takes_nothing_for_dead(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     scene.ready()
     scene.processes[0].blind = True
-    time.sleep(0.3)
+    time.sleep(0.5)
     assert scene.end() == 0
+    assert caplog.text.count("too many open files") == 1
     assert scene.processes[0].killed == []
     assert len(scene.processes) == 1
 

@@ -42,6 +42,7 @@ class StubWatch:
         self._expected: dict[str, int] = {}
         self._known: Collection[int] = ()
         self._stale = True
+        self._blind = False
 
     def expect(self, models: Collection[str]) -> None:
         """Takes what runs of models that have just been loaded for what has to.
@@ -74,6 +75,9 @@ class StubWatch:
         try:
             found = self._process.stubs()
         except ServingError as error:
-            logger.warning("%s", error)
+            if not self._blind:
+                logger.warning("%s", error)
+            self._blind = True
             return None
+        self._blind = False
         return {pid: stub.model for pid, stub in found.items() if stub in versions}
