@@ -16,6 +16,7 @@ from runtime.errors import ServingError
 from runtime.serving.admin import TritonBusyError
 from runtime.serving.probe import check_well, infer_once
 from runtime.serving.repository import ServedModel
+from runtime.serving.stubs import Stub
 
 from .supervisor_fakes import ENTRY, FakeProcess, FakeServer, Scene
 
@@ -161,6 +162,20 @@ def test_a_model_whose_process_died_is_loaded_again_at_once(tmp_path: Path) -> N
     scene.wait_for(lambda: scene.server.calls == ["unload protect", "load protect"])
     assert scene.end() == 0
     assert len(scene.processes) == 1
+
+
+def test_one_of_two_instances_that_dies_is_missed(tmp_path: Path) -> None:
+    """Though the other one answers."""
+    scene = Scene(tmp_path, probe_interval_s=60)
+    two_instances = FakeProcess()
+    scene.next_process = lambda: two_instances
+    two_instances.children[3] = Stub("protect", "1")
+    scene.ready()
+    time.sleep(0.3)
+    assert scene.server.calls == []
+    del two_instances.children[3]
+    scene.wait_for(lambda: scene.server.calls == ["unload protect", "load protect"])
+    assert scene.end() == 0
 
 
 def test_a_model_that_does_not_answer_is_loaded_again(scene: Scene) -> None:
