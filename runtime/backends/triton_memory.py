@@ -21,6 +21,8 @@ from .triton_wire import MEMORY_PREFIX
 
 _ALIGNMENT = 64
 _UNREGISTER_S = 3.0
+# The same, where a request waits for it.
+_GIVE_BACK_S = 0.5
 # With these answers the server is done with a request's region, if it ever saw it.
 _OVER = frozenset({Failure.BUSY, Failure.REFUSED, Failure.UNREACHED})
 
@@ -120,7 +122,7 @@ class SharedRegions:
             self._idle.append(region)
 
     def _take(self, size_bytes: int, timeout_s: float) -> Region:
-        self._give_back_suspects(timeout_s)
+        self._give_back_suspects(min(timeout_s, _GIVE_BACK_S))
         with self._lock:
             region = self._idle.pop() if self._idle else None
         if region is not None and region.size_bytes >= size_bytes:
@@ -141,6 +143,7 @@ class SharedRegions:
         return region
 
     def _give_back_suspects(self, timeout_s: float) -> None:
+        """Gives up those that the server lets go of, until it does not."""
         with self._lock:
             suspects, self._suspect = self._suspect, []
         while suspects:
