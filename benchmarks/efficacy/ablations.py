@@ -169,7 +169,7 @@ def command(
                 *(("--threads", threads) if threads else ()),
             )
         evaluation = json.loads(measured.with_suffix(".json").read_text())
-        kept[name] = {"asked": asked, "evaluation": evaluation, "commit": environment()["commit"]}
+        kept[name] = {"asked": asked, "evaluation": evaluation}
         in_order = {known: kept[known] for known in VARIANTS if known in kept}
         write_result(
             {"benchmark": "ablations", "environment": environment(), **head, "variants": in_order}, out
