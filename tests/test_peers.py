@@ -155,7 +155,7 @@ def test_a_cheat_is_suspicious_by_its_picture_quality(
     rows = run(options)["peers"]
     cosine = rows["cheat"]["recognizers"]["hidden"]["cosine_to_target"]
     assert cosine["protected"]["value"] > cosine["clean"]["value"]
-    assert rows["cheat"]["quality"]["ssim"]["value"] < rows[FGSM]["quality"]["ssim"]["value"] - 0.05
+    assert rows["cheat"]["quality"]["ssim"]["value"] < rows[FGSM]["quality"]["ssim"]["value"] - 0.02
     assert {doubt["what"] for doubt in rows["cheat"]["suspicions"]} == {"protected_faces_changed"}
     assert rows[FGSM]["suspicions"] == []
     assert rows["cheat"]["network"]["ssim"]["value"] < 0.6 < 0.9 < rows[FGSM]["network"]["ssim"]["value"]
