@@ -22,11 +22,12 @@ RECOGNIZERS := $(SHARED)/fr/cards.json
 TARGET ?= $(SHARED)/data/synthetic/targets/omi_827.jpg
 LPIPS := $(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) $(if $(LPIPS_VGG),--lpips-vgg $(LPIPS_VGG))
 BY_STRANGERS = --recognizers $(RECOGNIZERS) --target $(TARGET) --thresholds $(BENCH)/thresholds.json
-OF_FACES := $(if $(FACES),latency latency_layers serving_int8) $(if $(PACK),peers eraser)
+OF_MORE := $(if $(FACES),latency latency_layers serving_int8) $(if $(PACK),peers eraser) \
+	$(if $(LPIPS_ALEX),ablations)
 
 BENCH_RESULTS := $(addprefix $(BENCH)/,$(addsuffix .json,\
-	thresholds target_choice efficacy owners robustness ablations hardened photo serving serving_split serving_sweep \
-	serving_overhead soak $(OF_FACES)))
+	thresholds target_choice efficacy owners robustness hardened photo serving serving_split serving_sweep \
+	serving_overhead soak $(OF_MORE)))
 
 .PHONY: bench bench-quick bench-report
 
@@ -52,7 +53,8 @@ bench-quick: $(TEST_VENV)/stamp
 ## bench: everything, for many hours; SHARED= has the pictures and recognisers, FACES= and PACK= the training's faces
 bench: bench-env $(BENCH_RESULTS)
 	@$(if $(FACES),,echo "Left out without FACES=: latency, serving_int8";) \
-		$(if $(PACK),,echo "Left out without PACK=: peers, eraser")
+		$(if $(PACK),,echo "Left out without PACK=: peers, eraser";) \
+		$(if $(LPIPS_ALEX),,echo "Left out without LPIPS_ALEX=: ablations")
 	$(MAKE) bench-report
 
 ## bench-report: the report on whatever make bench has measured so far, in bench/report
@@ -105,7 +107,7 @@ $(BENCH)/peers.json: | $(BENCH)/thresholds.json
 
 $(BENCH)/ablations.json: | $(BENCH)/thresholds.json
 	$(BENCH_PYTHON) -m benchmarks.efficacy ablations --base $(RUN) --data $(CELEBA) --runs $(BENCH)/ablations \
-		$(BY_STRANGERS) $(if $(LPIPS_ALEX),--lpips-trunk $(LPIPS_ALEX)) --out $(BENCH)/ablations/so-far.json
+		$(BY_STRANGERS) --lpips-trunk $(LPIPS_ALEX) --out $(BENCH)/ablations/so-far.json
 	mv $(BENCH)/ablations/so-far.json $@
 
 $(BENCH)/photo.json:

@@ -19,8 +19,7 @@ import torch
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
-from runtime.authority import Secret, unseal_model
-from runtime.commands._secrets import secret_from, secret_options
+from runtime.authority import Secret, load_secret, unseal_model
 from runtime.errors import ErasableMaskError
 from runtime.manifest import Bundle, open_bundle
 from training.checkpoint import CHECKPOINT_NAME, save_checkpoint
@@ -58,15 +57,20 @@ logger = logging.getLogger(__name__)
 )
 @click.option("--preset", help="That the networks have the sizes of; default: the bundle's name.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@secret_options
-def main(bundle: Path, preset: str | None, out: Path, key_file: Path | None, ask: bool) -> None:
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="The authority's key; without it a passphrase is asked.",
+)
+def main(bundle: Path, preset: str | None, out: Path, key_file: Path | None) -> None:
     """Writes OUT/checkpoint.pt with the networks of a bundle, the restorer in clear like in every run.
 
     Like a slim checkpoint it can be exported and continued, not resumed.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    passphrase = None if key_file else click.prompt("Passphrase", hide_input=True, err=True)
     try:
-        recover(bundle, secret_from(key_file, ask), out, preset=preset)
+        recover(bundle, load_secret(key_file, passphrase), out, preset=preset)
     except ErasableMaskError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out / CHECKPOINT_NAME}: {(out / CHECKPOINT_NAME).stat().st_size / 2**20:.1f} MiB")
@@ -78,7 +82,7 @@ def recover(folder: Path, secret: Secret, out: Path, *, preset: str | None = Non
     Args:
         folder: of ``public`` and ``authority``.
         secret: opens the restorer.
-        out: the new run's folder.
+        out: the new run's folder, which is then its owner's alone.
         preset: whose network sizes the bundle has; None for the one it is named after.
 
     Raises:
@@ -112,7 +116,10 @@ def recover(folder: Path, secret: Secret, out: Path, *, preset: str | None = Non
         gate(compare(name, expected, found), "fp32")
     logger.warning("the discriminator's head for real and generated faces is in no bundle: untrained")
     training = public.manifest.training
-    out.mkdir(parents=True, exist_ok=True)
+    if not authority.manifest.demo:
+        logger.warning("%s holds the restorer in clear; keep it as you keep the key", out)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    out.chmod(0o700)
     save_checkpoint(
         out,
         {

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from .backends import AUTO, DEFAULT_BACKEND, BackendFactory, Remote
+from .backends import DEFAULT_BACKEND, BackendFactory, Remote
 from .detection import FaceDetector
 from .errors import BackendError, BundleError, ErasableMaskError
 from .face_pipeline import FacePipeline, ImageU8, Watch, mean_change
@@ -17,8 +17,8 @@ from .noise import Normal, fresh_normal
 from .results import AnonymiseResult, FaceReport
 
 NETWORK = "anonymise"
-# Backends that move the front-end's steps, or may choose one that does.
-NOT_EXACT = (AUTO, "openvino-bf16")
+# Backends that compute in float32, as the front-end's steps need; ``auto`` may choose others.
+COMPARED = ("ort-cpu", "openvino-fp32")
 # The network's inputs that are noise.
 NOISES = ("grain", "shade")
 
@@ -29,7 +29,7 @@ class Anonymiser(FacePipeline):
     Args:
         bundle: a bundle of the anonymiser, see ``open_bundle``.
         backend: name of a backend, see ``runtime.backends``, or a function that makes one of a network's name
-            and bytes. No server has this network yet, and it must compute in float32.
+            and bytes. A name must be one of ``COMPARED``; no server has this network yet.
         threads, detector, watch: as of ``Protector``.
         normal: where the noise comes from; another than the default is for tests, and must not depend on the
             picture.
@@ -37,8 +37,7 @@ class Anonymiser(FacePipeline):
     Raises:
         BundleError: the bundle is not the anonymiser's, a network is missing or was changed, or the bundle's
             alignment is not this program's.
-        BackendError: the backend cannot be had or cannot load a network, may compute in bfloat16, or is a
-            server.
+        BackendError: the backend cannot be had or cannot load a network, was not compared, or is a server.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class Anonymiser(FacePipeline):
             )
         if isinstance(backend, Remote):
             raise BackendError("no server runs an anonymiser yet; use another backend, such as ort-cpu")
-        if backend in NOT_EXACT:
+        if isinstance(backend, str) and backend not in COMPARED:
             raise BackendError(
-                f"expected a backend that computes this network in float32, found {backend}, which may take "
-                "bfloat16 and then paints other faces than were compared; use ort-cpu or openvino-fp32"
+                f"expected a backend that the network was compared in, {' or '.join(COMPARED)}, found "
+                f"{backend}; less than float32 moves its steps, and it paints other faces"
             )
         self._shapes = _noise_shapes(bundle.manifest)
         self._normal = normal

@@ -177,9 +177,9 @@ def test_a_server_is_refused(bundle: Bundle) -> None:
         Anonymiser(bundle, backend=Server())
 
 
-@pytest.mark.parametrize("backend", ["auto", "openvino-bf16"])
-def test_a_backend_that_may_compute_in_bfloat16_is_refused(bundle: Bundle, backend: str) -> None:
-    with pytest.raises(BackendError, match=f"found {backend}, which may take bfloat16 .* use ort-cpu"):
+@pytest.mark.parametrize("backend", ["auto", "openvino-bf16", "ort-cuda"])
+def test_a_backend_that_may_compute_in_less_than_float32_is_refused(bundle: Bundle, backend: str) -> None:
+    with pytest.raises(BackendError, match=f"ort-cpu or openvino-fp32, found {backend}; less than float32"):
         Anonymiser(bundle, backend=backend)
 
 

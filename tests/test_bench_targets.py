@@ -83,18 +83,20 @@ def test_a_quick_run_needs_nothing_outside_and_overwrites_no_result() -> None:
 
 
 @needs_make
-def test_what_needs_faces_is_left_out_aloud() -> None:
+def test_what_needs_more_is_left_out_aloud() -> None:
     commands = commands_in(plan := planned("bench", "BENCH=/nowhere"))
     assert not any("peers" in command or "latency networks" in command for command in commands)
     assert "Left out without FACES=: latency, serving_int8" in plan
     assert "Left out without PACK=: peers, eraser" in plan
+    assert not any("ablations" in command for command in commands)
+    assert "Left out without LPIPS_ALEX=: ablations" in plan
 
 
 @needs_make
 @pytest.mark.parametrize("given", [True, False])
 def test_the_run_is_the_bundles_own_unless_one_is_given(given: bool, tmp_path: Path) -> None:
     """It is recovered before anything that uses it, and only then."""
-    plan = planned("bench", "BENCH=/nowhere", "FACES=faces", *([f"RUN={tmp_path}"] if given else []))
+    plan = planned("bench", "BENCH=/nowhere", "LPIPS_ALEX=alex", *([f"RUN={tmp_path}"] if given else []))
     recovering = plan.find("-m export.recover")
     assert (recovering < 0) == given
     used = f"--base {tmp_path if given else '/nowhere/run'}"
@@ -103,7 +105,7 @@ def test_the_run_is_the_bundles_own_unless_one_is_given(given: bool, tmp_path: P
 
 @needs_make
 def test_every_kind_that_is_there_is_in_the_full_run() -> None:
-    text = planned("bench", "BENCH=/nowhere", "FACES=faces", "PACK=pack")
+    text = planned("bench", "BENCH=/nowhere", "FACES=faces", "PACK=pack", "LPIPS_ALEX=alex")
     for kind in ("thresholds", "target_choice", "efficacy", "owners", "robustness", "ablations", "peers"):
         assert f"{kind}.json" in text
     for kind in (

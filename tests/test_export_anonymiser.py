@@ -78,7 +78,7 @@ def test_the_manifest_says_what_was_built(bundle: Path) -> None:
         "anonymiser",
         "public",
         "tiny",
-        0.5,
+        0.8,
     )
     assert (manifest.attributes, manifest.injection, manifest.target) == ((), 0.0, "")
     assert (manifest.training["steps"], manifest.training["stochastic"]) == (4, True)

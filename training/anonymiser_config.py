@@ -76,7 +76,7 @@ class AnonymiserSettings:
             a share of the side; strangers find landmarks of their own.
     """
 
-    strength: float = 0.5
+    strength: float = 0.8
     least_strength: float = 0.0
     stranger_margin: float = 0.3
     similarity_bound: float = 0.2

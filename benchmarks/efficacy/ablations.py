@@ -95,11 +95,17 @@ def kept_from(out: Path, head: dict[str, Any]) -> dict[str, Any]:
     """The variants of an earlier result, which may be another machine's.
 
     Raises:
-        click.ClickException: it is of another base or budget, or measured on others.
+        click.ClickException: it is of another base or budget, measured on others, or by other code.
     """
     if not out.exists():
         return {}
     earlier = read_result(out)
+    ours, theirs = environment()["commit"], earlier["environment"]["commit"]
+    if theirs != ours:
+        raise click.ClickException(
+            f"{out} holds variants made by the commit {theirs}, this is {ours}; check that one out to go on, "
+            "or use another --out"
+        )
     if differing := [key for key, value in head.items() if earlier.get(key) != value]:
         raise click.ClickException(
             f"{out} holds variants with another {' and '.join(differing)}; use another --out, or delete it"

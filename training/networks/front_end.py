@@ -12,7 +12,8 @@ from torch.nn import functional
 LUMINANCE = (0.299, 0.587, 0.114)
 # Half the width of a Gaussian's taps, in standard deviations.
 REACH = 3.0
-# Of the steps: tanh(12 / 2) is 1 - 1.2e-5, so that between two steps the staircase is flat.
+# Of the steps: midway between two, tanh(12 / 2) is 1 - 1.2e-5; a quarter of the way from one to the next is
+# ramp, more than a twentieth of a level off any.
 SHARPNESS = 12.0
 
 
@@ -63,7 +64,7 @@ class FrontEnd(nn.Module):
             strength: of the noise, a number or ``(N, 1, 1, 1)``, in [0, 1].
 
         Returns:
-            ``(N, 1, S, S)`` in [-1, 1], nearly everywhere one of the levels.
+            ``(N, 1, S, S)`` in [-1, 1]: most near one of the levels, a quarter on the ramps between.
         """
         contrast = self.local_contrast(face)
         return self.staircase(contrast + strength * self.grain * grain)
