@@ -64,7 +64,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axes.plot([x] * len(dots), dots, ".", color="black", markersize=4)
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_ylabel("percent, black-box recognisers")
-    axes.set_ylim(0, 105)
+    axes.set_ylim(0, 122)  # room for the legend
+    axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="upper right", ncols=3)
     figure.savefig(path, dpi=130)
