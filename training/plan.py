@@ -217,7 +217,7 @@ def _probe(run: Run, stage: Stage, cast: _Cast, faces: int, seconds: float) -> S
     device = run.ranks.device
     cycle, helpers = cast.cycles.get(stage.name, 1), cast.helpers[stage.name]
     micro_batches = run.config.accumulate
-    shares = stage.shares if micro_batches > 1 else 1
+    shares = stage.shares  # as in the whole batch, each surrogate has as many faces as the others
     least = 2 * max(1, len(helpers))  # two faces for each surrogate
     size = min(stage.config.batch, micro_batches * shares * ceil(least / shares))
 
