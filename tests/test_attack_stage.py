@@ -84,6 +84,19 @@ def test_the_perceptual_loss_compares_what_is_published_with_the_edited_face(tmp
     assert stage._losses(outputs)["lpips"].item() == 9.0
 
 
+def test_visibility_compares_what_is_published_with_the_edited_face_where_it_has_a_weight(tmp_path):
+    stage, batch, _ = attack_step(tmp_path, CONFIG)
+    for parameter in stage.networks.generator.perturbation_encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    outputs = stage.forward(batch, 0)
+    expected = losses.visibility_loss(outputs.published, stage.publish(batch.face, outputs.edited))
+    assert expected > 0.001
+    torch.testing.assert_close(stage._losses(outputs)["visibility"], expected)
+    weights = {name: w for name, w in stage.config.weights.items() if name != "visibility"}
+    stage.config = dataclasses.replace(stage.config, weights=weights)
+    assert "visibility" not in stage._losses(outputs)
+
+
 def test_a_weight_for_lpips_without_its_network_is_refused():
     networks = CONFIG.network.networks()
     recognizers = [tiny_recognizer(i) for i in range(2)]

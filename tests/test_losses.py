@@ -130,6 +130,7 @@ def test_attack_loss_averages_and_stops_at_epsilon():
         lambda a, b: losses.erasure_loss(a, b),
         lambda a, b: losses.perturbation_loss(a, b, 0.1),
         lambda a, b: losses.perturbation_loss(a, b, 0.1, 3.0),
+        lambda a, b: losses.visibility_loss(a, b),
         lambda a, b: losses.impersonation_loss(a.flatten(1), b.flatten(1)[0]),
         lambda a, b: losses.owner_loss(a.flatten(1), b.flatten(1), -100.0),
         lambda a, b: losses.identity_loss(a.flatten(1), b.flatten(1)),
@@ -163,3 +164,24 @@ def test_perturbation_loss_weighs_colour_more_than_grey():
     for weight in (1.0, 3.0):
         assert losses.perturbation_loss(grey, zero, 0.0, weight).item() == pytest.approx(3**0.5)
         assert losses.perturbation_loss(red, zero, 0.0, weight).item() == pytest.approx(weight * 2**0.5)
+
+
+def test_visibility_pools_peaks_over_pixels():
+    """Smooth grey, no masking. All 64 pixels 0.1 lighter: 0.1. One alone 0.8 lighter: 0.8 / 64^(1/4)."""
+    smooth = torch.zeros(1, 3, 8, 8)
+    assert losses.visibility_loss(smooth + 0.1, smooth).item() == pytest.approx(0.1, rel=1e-4)
+    peak = smooth.clone()
+    peak[:, :, 4, 4] = 0.8
+    assert losses.visibility_loss(peak, smooth).item() == pytest.approx(0.8 / 64**0.25, rel=1e-4)
+
+
+def test_contrast_masks_a_change_of_luminance():
+    """Stripes of +-0.2, finer than the window: its standard deviation is 0.2, and a change shows half."""
+    stripes = torch.tensor([0.2, -0.2]).repeat(32).expand(1, 3, 64, 64)
+    assert losses.visibility_loss(stripes + 0.1, stripes).item() == pytest.approx(0.05, rel=0.02)
+
+
+def test_a_change_of_colour_alone_is_no_change_of_luminance():
+    face = torch.zeros(1, 3, 8, 8)
+    red = torch.tensor([0.5, 0.0, -0.5])[None, :, None, None] + face
+    assert losses.visibility_loss(red, face).item() == pytest.approx(0.0, abs=2e-3)

@@ -93,6 +93,7 @@ COMPACT = RunConfig(
             "erasure": 8.0,
             "perturbation": 8.0,
             "lpips": 400.0,
+            "visibility": 1000.0,
             "discriminator": 1.0,
             "attribute_real": 1.0,
         },

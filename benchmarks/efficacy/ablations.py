@@ -31,6 +31,7 @@ REFERENCE = {
     "attack_settings.lpips_bound": "0.06",
     "attack.weights.perturbation": "4",
     "attack.weights.lpips": "200",
+    "attack.weights.visibility": "0",
     "attack.weights.erasure": "2",
     "attack.ramps.perturbation": "0",
     "attack.ramps.lpips": "0",

@@ -6,6 +6,7 @@ from .attributes import attribute_loss
 from .identity import identity_loss, owner_loss, release_loss, stranger_loss
 from .pixel import erasure_loss, perceptual_loss, perturbation_loss, reconstruction_loss
 from .similarity import similarity_loss, ssim, structure_loss, tone_loss
+from .visibility import visibility_loss
 
 __all__ = [
     "adversarial_attack_loss",
@@ -26,4 +27,5 @@ __all__ = [
     "structure_loss",
     "surrogate_weights",
     "tone_loss",
+    "visibility_loss",
 ]

@@ -20,6 +20,7 @@ from ..losses import (
     perceptual_loss,
     perturbation_loss,
     surrogate_weights,
+    visibility_loss,
 )
 from ..meta_attack import AttackLosses, Parameters, meta_auxiliary_attack
 from ..networks import Networks
@@ -224,10 +225,12 @@ class AttackStage:
             "attribute": attribute_loss(attributes, outputs.attributes),
             "generator": generator_loss(logits.float()),
         }
+        edited = self.publish(outputs.batch.face, outputs.edited)
         if self.perceptual is not None:
-            edited = self.publish(outputs.batch.face, outputs.edited)
             distances = self.perceptual(outputs.published, edited)
             losses["lpips"] = perceptual_loss(distances, self.attack.lpips_bound)
+        if "visibility" in self.config.weights:
+            losses["visibility"] = visibility_loss(outputs.published, edited)
         return losses
 
     def figures(self, outputs: _Outputs) -> dict[str, Tensor]:
