@@ -93,7 +93,7 @@ def test_visibility_compares_what_is_published_with_the_edited_face_where_it_has
     assert expected > 0.001
     torch.testing.assert_close(stage._losses(outputs)["visibility"], expected)
     weights = {name: w for name, w in stage.config.weights.items() if name != "visibility"}
-    stage.config = dataclasses.replace(stage.config, weights=weights)
+    stage.config = dataclasses.replace(stage.config, weights=weights, ramps={})
     assert "visibility" not in stage._losses(outputs)
 
 

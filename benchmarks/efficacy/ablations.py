@@ -28,6 +28,7 @@ REFERENCE = {
     "attack_settings.injection": "0.05",
     "attack_settings.epsilon": "0.1",
     "attack_settings.sigma": "20",
+    "attack_settings.chroma_weight": "3",
     "attack_settings.lpips_bound": "0.06",
     "attack.weights.perturbation": "4",
     "attack.weights.lpips": "200",
@@ -47,7 +48,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "gamma 0.1": {"attack_settings.injection": "0.1"},
     "beta 0.3": {"attack_settings.strength": "0.7"},
     "beta 0.7": {"attack_settings.strength": "0.3"},
-    "owner term": {"attack_settings.owner_weight": "2"},
+    "owner term": {"attack_settings.owner_weight": "2", "attack_settings.owner_margin": "0.1"},
 }
 
 
