@@ -49,15 +49,15 @@ def test_pairs_are_what_the_public_bundle_makes_and_are_kept(
     monkeypatch.setattr("benchmarks.efficacy.pairs.SHARD", 3)
     clean = faces(5)
     made = make_pairs(public_bundle, clean, tmp_path, quality=95)
-    assert (made.clean.shape, made.protected.shape) == (clean.shape, clean.shape)
+    assert (made.clean.shape, made.published.shape) == (clean.shape, clean.shape)
     middle = slice(CROP_PX // 2 - 4, CROP_PX // 2 + 4)
-    change = made.protected[:, middle, middle].astype(int) - clean[:, middle, middle]
+    change = made.published[:, middle, middle].astype(int) - clean[:, middle, middle]
     assert change.mean() == pytest.approx(TOY_CHANGE, abs=1.5)
-    assert np.abs(made.protected[:, 0].astype(int) - clean[:, 0]).mean() < 4  # JPEG alone
-    shards = sorted(tmp_path.glob("*/*.npy"))
-    assert [shard.name for shard in shards] == ["000000-3.npy", "000003-2.npy"]
-    np.save(shards[0], made.protected[:3] * 0)
-    assert make_pairs(public_bundle, clean, tmp_path, quality=95).protected[:3].max() == 0
+    assert np.abs(made.published[:, 0].astype(int) - clean[:, 0]).mean() < 4  # JPEG alone
+    shards = sorted(tmp_path.glob("*/*.npz"))
+    assert [shard.name for shard in shards] == ["000000-3.npz", "000003-2.npz"]
+    np.savez(shards[0], published=made.published[:3] * 0)
+    assert make_pairs(public_bundle, clean, tmp_path, quality=95).published[:3].max() == 0
 
 
 def test_a_purifier_begins_as_the_identity_and_keeps_shape() -> None:
@@ -95,8 +95,8 @@ def test_a_purifier_learns_to_undo_what_the_bundle_does(tmp_path: Path) -> None:
     learning = Learning(pairs=8, steps=60, batch=8, learning_rate=3e-3)
     erase = by_network(trained(tmp_path / "run", learning=learning).network)
     unseen = pairs(12)
-    before = np.abs(unseen.protected[8:].astype(int) - unseen.clean[8:]).mean()
-    after = np.abs(erase(unseen.protected[8:]).astype(int) - unseen.clean[8:]).mean()
+    before = np.abs(unseen.published[8:].astype(int) - unseen.clean[8:]).mean()
+    after = np.abs(erase(unseen.published[8:]).astype(int) - unseen.clean[8:]).mean()
     assert after < before / 2
 
 

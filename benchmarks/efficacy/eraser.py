@@ -27,14 +27,13 @@ from training.data import prepared_pack
 from training.evaluation import mean_of
 from training.evaluation.statistics import percent
 from training.monitor import fixed_threads
-from training.perceptual import Lpips
 
 from ..common import as_click_errors
 from ..schema import write_result
 from .erased_person import Person, Shelf, rates_of, run_person
 from .erasers import GENERIC, Erase, by_network, in_place_of_the_restorer, unchanged
 from .pairs import make_pairs
-from .pictures import Perceptual
+from .pictures import Perceptual, perceptual_distances
 from .protocol import Laboratory, laboratory_options, people_of_celeba
 from .published import Publisher
 from .purifier import Learning, PurifierTraining
@@ -209,13 +208,11 @@ def command(
             name = f"purifier, {number} pairs"
             erasers[name] = by_network(training.network)
             trained[name] = {**training.given, "seconds": training.seconds}
-        trunks = {"alex": lpips_alex, "vgg": lpips_vgg}
-        perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
         result = measure(
             several,
             Laboratory(**laboratory),
             erasers,
-            perceptual,
+            perceptual_distances(lpips_alex, lpips_vgg),
             folder=folder,
             made_of=trained,
             minutes=left(),

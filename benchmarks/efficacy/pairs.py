@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from runtime.backends import DEFAULT_BACKEND, create_backend
 from runtime.manifest import Bundle
@@ -16,7 +15,9 @@ from training.batches import to_network
 from training.evaluation.crops import Crops, jpeg, to_uint8
 from training.stages.publish import Publish
 
-SHARD = 250  # faces that are protected before they are kept on disk
+from .shards import in_shards
+
+SHARD = 250  # faces that are published before they are kept on disk
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Pairs:
     """Faces before and after.
 
     Attributes:
-        clean, protected: ``(N, S, S, 3)`` uint8 RGB; the protected ones were saved as JPEG.
-        made_with: SHA-256 of the generator.
+        clean, published: ``(N, S, S, 3)`` uint8 RGB; the published ones were saved as JPEG.
+        made_with: what made them, by SHA-256 of its network.
     """
 
     clean: Crops
-    protected: Crops
+    published: Crops
     made_with: str
 
     def __len__(self) -> int:
@@ -47,10 +48,7 @@ def make_pairs(
         quality: of the JPEG files.
     """
     made_with = bundle.manifest.models["protect"].sha256
-    shards = folder / f"pairs-{made_with[:12]}-q{quality}"
-    shards.mkdir(parents=True, exist_ok=True)
     publish = Publish(bundle.manifest.image_size, masked=True)
-    protected = []
     with (
         create_backend(DEFAULT_BACKEND, bundle.read("protect"), threads=threads) as generator,
         create_backend(DEFAULT_BACKEND, bundle.read("attributes"), threads=threads) as labeller,
@@ -67,14 +65,12 @@ def make_pairs(
             output = generator.run(inputs)["protected"]
             return jpeg(to_uint8(publish(to_network(faces), to_network(output))), quality)
 
-        for start in track(range(0, len(clean), SHARD), "pairs"):
-            faces = np.array(clean[start : start + SHARD])  # a pack is mapped, and read-only
-            shard = shards / f"{start:06d}-{len(faces)}.npy"
-            if not shard.exists():
-                step = bundle.manifest.max_batch
-                parts = [protect(faces[i : i + step]) for i in range(0, len(faces), step)]
-                partial = shard.with_suffix(".partial.npy")
-                np.save(partial, np.concatenate(parts))
-                partial.replace(shard)
-            protected.append(np.load(shard))
-    return Pairs(np.asarray(clean), np.concatenate(protected), made_with)
+        def make(indices: Sequence[int]) -> Mapping[str, NDArray]:
+            step = bundle.manifest.max_batch
+            parts = [indices[i : i + step] for i in range(0, len(indices), step)]
+            # A pack is mapped, and read-only.
+            return {"published": np.concatenate([protect(np.array(clean[list(part)])) for part in parts])}
+
+        shards = folder / f"pairs-{made_with[:12]}-q{quality}"
+        made = in_shards(range(len(clean)), make, shards, size=SHARD, title="pairs")
+    return Pairs(np.asarray(clean), made["published"], made_with)

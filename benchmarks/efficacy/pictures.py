@@ -86,6 +86,12 @@ def run_picture(
     )
 
 
+def perceptual_distances(alex: Path | None, vgg: Path | None) -> dict[str, Perceptual]:
+    """LPIPS by the networks whose weights there are, by the name that results have for it."""
+    trunks = {"alex": alex, "vgg": vgg}
+    return {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
+
+
 @torch.no_grad()
 def quality_and_distances(
     perceptual: Mapping[str, Perceptual], source: Pixels, other: Pixels
@@ -194,14 +200,12 @@ def command(
 ) -> None:
     """Attack and erasure success rates of a bundle on pictures and recognisers."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    trunks = {"alex": lpips_alex, "vgg": lpips_vgg}
     with as_click_errors():
         paths, data = chosen_pictures(images, count, seed)
-        perceptual = {f"lpips_{net}": Lpips(net, trunk) for net, trunk in trunks.items() if trunk}
         result = measure(
             paths,
             Laboratory(**laboratory),
-            perceptual=perceptual,
+            perceptual=perceptual_distances(lpips_alex, lpips_vgg),
             inception=Inception(inception) if inception else None,
             keep=keep,
         )

@@ -1,4 +1,4 @@
-"""An unauthorised eraser: a U-Net that a hacker trains on pairs made with the public bundle alone."""
+"""A U-Net that a hacker trains on pairs made with the public bundle alone: it undoes what the bundle does."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from training.batches import to_network
 from training.draws import Draws
+from training.losses import reconstruction_loss, structure_loss
 from training.noise_pool import NoisePool
 from training.presets import COMPACT
 from training.stages.publish import Publish, Realignment
@@ -69,6 +70,8 @@ class Learning:
         steps: the same for every number of pairs, so that these alone make the difference.
         noise: what a batch meets before the purifier sees it, as in the authority's own training.
         jitter: how far the alignment strays, see ``Realignment``.
+        masked: what the purifier makes is pasted back with the face's mask, and compared so.
+        structure: weight of ``1 - SSIM`` in the loss.
     """
 
     pairs: int
@@ -77,6 +80,8 @@ class Learning:
     learning_rate: float = 1e-3
     noise: NoisePool = dataclasses.field(default_factory=lambda: COMPACT.noise)
     jitter: float = COMPACT.realignment
+    masked: bool = True
+    structure: float = 0.0
     seed: int = 0
 
 
@@ -96,7 +101,7 @@ class PurifierTraining(Resumable):
         self.pairs, self.learning = pairs, learning
         torch.manual_seed(learning.seed)
         self.network = Purifier().to(memory_format=torch.channels_last)
-        self.publish = Publish(pairs.clean.shape[1], masked=True)
+        self.publish = Publish(pairs.clean.shape[1], masked=learning.masked)
         super().__init__(
             folder / f"purifier-{learning.pairs}.pt",
             {**dataclasses.asdict(learning), "made_with": pairs.made_with},
@@ -106,19 +111,22 @@ class PurifierTraining(Resumable):
         )
 
     def _step(self) -> dict[str, float]:
-        """The loss is the mean absolute difference to the clean face, in [-1, 1], as it is pasted back."""
+        """The loss is the mean absolute difference to the clean face, in [-1, 1], and what structure adds."""
         learning = self.learning
         rng = np.random.default_rng([learning.seed, self.done])
         torch.manual_seed((learning.seed << 32) + self.done)
         chosen = rng.choice(learning.pairs, learning.batch, replace=False)
-        protected, clean = (to_network(faces[chosen]) for faces in (self.pairs.protected, self.pairs.clean))
+        published, clean = (to_network(faces[chosen]) for faces in (self.pairs.published, self.pairs.clean))
         flip = torch.rand(learning.batch, 1, 1, 1) < 0.5
-        protected, clean = (torch.where(flip, face.flip(3), face) for face in (protected, clean))
-        protected, clean = Realignment.draw(learning.jitter, Draws(learning.batch)).pictures(protected, clean)
-        received = learning.noise(protected).contiguous(memory_format=torch.channels_last)
+        published, clean = (torch.where(flip, face.flip(3), face) for face in (published, clean))
+        published, clean = Realignment.draw(learning.jitter, Draws(learning.batch)).pictures(published, clean)
+        received = learning.noise(published).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             output = self.network(received)
-        loss = functional.l1_loss(self.publish(received, output), clean)
+        undone = self.publish(received, output)
+        loss = reconstruction_loss(undone, clean)
+        if learning.structure:
+            loss = loss + learning.structure * structure_loss(undone, clean)
         self.optimizer.param_groups[0]["lr"] = (
             learning.learning_rate * (1 + math.cos(math.pi * self.done / learning.steps)) / 2
         )
