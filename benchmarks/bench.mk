@@ -12,6 +12,8 @@ RUN ?= $(BENCH)/run
 # out, and the report says so.
 FACES ?=
 PACK ?=
+# An anonymiser's public bundle; none is shipped, and without one it is left out.
+ANONYMISER ?=
 
 QUICK := build/bench-quick
 BENCH_PYTHON := $(TEST_VENV)/bin/python
@@ -23,7 +25,7 @@ TARGET ?= $(SHARED)/data/synthetic/targets/omi_827.jpg
 LPIPS := $(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) $(if $(LPIPS_VGG),--lpips-vgg $(LPIPS_VGG))
 BY_STRANGERS = --recognizers $(RECOGNIZERS) --target $(TARGET) --thresholds $(BENCH)/thresholds.json
 OF_MORE := $(if $(FACES),latency latency_layers serving_int8) $(if $(PACK),peers eraser) \
-	$(if $(LPIPS_ALEX),ablations)
+	$(if $(LPIPS_ALEX),ablations) $(if $(ANONYMISER),anonymiser anonymiser_curve $(if $(PACK),reconstruction))
 
 BENCH_RESULTS := $(addprefix $(BENCH)/,$(addsuffix .json,\
 	thresholds target_choice efficacy owners robustness hardened photo serving serving_split serving_sweep \
@@ -54,7 +56,8 @@ bench-quick: $(TEST_VENV)/stamp
 bench: bench-env $(BENCH_RESULTS)
 	@$(if $(FACES),,echo "Left out without FACES=: latency, serving_int8";) \
 		$(if $(PACK),,echo "Left out without PACK=: peers, eraser";) \
-		$(if $(LPIPS_ALEX),,echo "Left out without LPIPS_ALEX=: ablations")
+		$(if $(LPIPS_ALEX),,echo "Left out without LPIPS_ALEX=: ablations";) \
+		$(if $(ANONYMISER),,echo "Left out without ANONYMISER=: anonymiser, anonymiser_curve, reconstruction")
 	$(MAKE) bench-report
 
 ## bench-report: the report on whatever make bench has measured so far, in bench/report
@@ -109,6 +112,20 @@ $(BENCH)/ablations.json: | $(BENCH)/thresholds.json
 	$(BENCH_PYTHON) -m benchmarks.efficacy ablations --base $(RUN) --data $(CELEBA) --runs $(BENCH)/ablations \
 		$(BY_STRANGERS) --lpips-trunk $(LPIPS_ALEX) --out $(BENCH)/ablations/so-far.json
 	mv $(BENCH)/ablations/so-far.json $@
+
+ON_LFW = --lfw $(SHARED)/data/lfw --bundle $(ANONYMISER) $(LPIPS)
+
+$(BENCH)/anonymiser.json:
+	$(BENCH_PYTHON) -m benchmarks.efficacy anonymiser $(ON_LFW) --recognizers $(RECOGNIZERS) \
+		--folder $(BENCH)/anonymiser --out $@
+
+$(BENCH)/anonymiser_curve.json:
+	$(BENCH_PYTHON) -m benchmarks.efficacy anonymiser $(ON_LFW) --recognizers $(RECOGNIZERS) --pairs 30 \
+		$(foreach s,0.2 0.4 0.6 0.8 1,--strength $(s)) --folder $(BENCH)/anonymiser --out $@
+
+$(BENCH)/reconstruction.json:
+	$(BENCH_PYTHON) -m benchmarks.efficacy reconstruction $(ON_LFW) --faces $(PACK) \
+		--folder $(BENCH)/reconstruction --out $@
 
 $(BENCH)/photo.json:
 	$(BENCH_PYTHON) -m benchmarks.latency photo --out $@

@@ -62,7 +62,7 @@ class Anonymiser(FacePipeline):
                 f"expected a backend that the network was compared in, {' or '.join(COMPARED)}, found "
                 f"{backend}; less than float32 moves its steps, and it paints other faces"
             )
-        self._shapes = _noise_shapes(bundle.manifest)
+        self._shapes = noise_shapes(bundle.manifest)
         self._normal = normal
         super().__init__(
             bundle,
@@ -122,8 +122,12 @@ class Anonymiser(FacePipeline):
         return strength
 
 
-def _noise_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """Of one face's noise, by the input's name."""
+def noise_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Of one face's noise, by the input's name.
+
+    Raises:
+        BundleError: the manifest does not say.
+    """
     model = manifest.models.get(NETWORK)
     found = {spec.name: spec.shape[1:] for spec in model.inputs} if model else {}
     if missing := [name for name in NOISES if name not in found]:

@@ -147,6 +147,41 @@ def eraser() -> dict[str, Any]:
     return on_files("eraser") | counted | {"erasers": named}
 
 
+def on_lfw(kind: str) -> dict[str, Any]:
+    bundle = {"name": "other", "precision": "fp16", "sha256": {"anonymise": "f" * 64}}
+    counted = {"seed": 0, "pairs": 40, "pictures": 70, "no_face_found": 1}
+    about = {"bundle": bundle, "stochastic": True, "jpeg_quality": 95, "data": "lfw"}
+    return head(kind) | about | counted | {"plausibility": {}, "suspicions": []}
+
+
+def alike(ssim: float) -> dict[str, Any]:
+    measures = {"psnr": {"value": 12.5, "low": 12.25, "high": 12.75, "count": 70}, "ssim": estimate(ssim)}
+    return {"crop": measures, "core": measures}
+
+
+def anonymiser() -> dict[str, Any]:
+    def row(strength: float, told: float, ssim: float) -> dict[str, Any]:
+        accuracy = {
+            "clean-clean": estimate(0.9375),
+            "anonymised-anonymised": estimate(told),
+            "anonymised-clean": estimate(told),
+        }
+        rates = {"linked": estimate(0.825), "cosine_to_source": estimate(0.55)}
+        rows = {name: {"role": role, "accuracy": accuracy, **rates} for name, role in ROLES.items()}
+        return {"strength": strength, "lost": 2, "recognizers": rows, "privacy": alike(ssim)}
+
+    return on_lfw("anonymiser") | {"strengths": [row(0.25, 0.9, 0.45), row(0.75, 0.875, 0.3125)]}
+
+
+def reconstruction() -> dict[str, Any]:
+    attackers = {
+        "mean face": {"releases": 1, "training": {}, "privacy": alike(0.375)},
+        "8 releases": {"releases": 8, "training": {"steps": 5}, "privacy": alike(0.4375)},
+    }
+    measured = {"strength": 0.75, "published": alike(0.3125), "reconstructions": attackers}
+    return on_lfw("reconstruction") | {"faces": "pack", "strengths": [measured]}
+
+
 def ablations() -> dict[str, Any]:
     def variant(asr: float, settings: dict[str, str]) -> dict[str, Any]:
         pairs = {"ssim": estimate(0.81), "lpips": estimate(0.0815)}
@@ -313,6 +348,8 @@ MAKERS = {
     "peers": peers,
     "hardened": hardened,
     "eraser": eraser,
+    "anonymiser": anonymiser,
+    "reconstruction": reconstruction,
     "ablations": ablations,
     "latency": latency,
     "latency layers": layers,

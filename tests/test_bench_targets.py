@@ -57,6 +57,7 @@ def help_of(command: str) -> tuple[str, list[str]]:
             "PACK=pack",
             "LPIPS_ALEX=alex",
             "LPIPS_VGG=vgg",
+            "ANONYMISER=anonymiser",
         ),
     ],
     ids=lambda arguments: arguments[0],
@@ -90,6 +91,7 @@ def test_what_needs_more_is_left_out_aloud() -> None:
     assert "Left out without PACK=: peers, eraser" in plan
     assert not any("ablations" in command for command in commands)
     assert "Left out without LPIPS_ALEX=: ablations" in plan
+    assert "Left out without ANONYMISER=: anonymiser, anonymiser_curve, reconstruction" in plan
 
 
 @needs_make
@@ -105,7 +107,7 @@ def test_the_run_is_the_bundles_own_unless_one_is_given(given: bool, tmp_path: P
 
 @needs_make
 def test_every_kind_that_is_there_is_in_the_full_run() -> None:
-    text = planned("bench", "BENCH=/nowhere", "FACES=faces", "PACK=pack", "LPIPS_ALEX=alex")
+    text = planned("bench", "BENCH=/nowhere", "FACES=faces", "PACK=pack", "LPIPS_ALEX=alex", "ANONYMISER=a")
     for kind in ("thresholds", "target_choice", "efficacy", "owners", "robustness", "ablations", "peers"):
         assert f"{kind}.json" in text
     for kind in (
@@ -120,6 +122,9 @@ def test_every_kind_that_is_there_is_in_the_full_run() -> None:
         "serving_split",
         "serving_sweep",
         "soak",
+        "anonymiser",
+        "anonymiser_curve",
+        "reconstruction",
     ):
         assert f"--out /nowhere/{kind}.json" in text
 

@@ -15,6 +15,8 @@ COMMANDS = {
     "harden": "A professional hacker's recogniser, fine-tuned against adversarial faces.",
     "hardened": "Attack and erasure success on hardened recognisers (Table IV).",
     "eraser": "An eraser trained without the authority's: what a hacker gets back.",
+    "anonymiser": "Whether machines still know anonymised faces, and how alike they look (LFW).",
+    "reconstruction": "What an attacker gets back of anonymised faces.",
     "ablations": "The method without its parts, trained on one budget (Table VII, Fig. 5).",
     "ablation-plot": "The ablations as a Markdown table and a plot.",
 }

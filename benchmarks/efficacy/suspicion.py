@@ -2,6 +2,8 @@
 
 * An attack may return the target's photo: then the protected face is no picture of the owner any more.
 * A restorer may return a face of nobody's: then all restored faces are alike, or no owner is accepted again.
+* An anonymiser may return its input, which recognisers know best of all: then its face is the clean one.
+* An anonymiser may inject no noise, though it says so: then two releases of a picture are one.
 * A recogniser may be called held out that was trained against: then its network is one of the surrogates.
 
 The last one is refused before anything is measured. The others are findings: they stand in the result, are
@@ -53,6 +55,8 @@ BOUNDS = {
         words="share of pairs of restored faces of different pictures that pass for one person", at_most=0.25
     ),
     "owner_accepted": Bound(words="share of owners accepted on their restored pictures", at_least=0.5),
+    "anonymised_ssim": Bound(words="mean SSIM of anonymised with clean faces", at_most=0.9),
+    "releases_ssim": Bound(words="mean SSIM of two releases of one face, with fresh noise", at_most=0.99),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,28 +43,56 @@ def impostor_thresholds(strangers: NDArray[np.floating]) -> tuple[dict[str, floa
     return {str(far): float(np.quantile(cosines, 1 - far)) for far in FARS}, len(cosines)
 
 
-def view_2_accuracy(folds: Sequence[Sequence[FacePair]], embeddings: Mapping[Path, Embedding]) -> Estimate:
+def view_2_accuracy(
+    folds: Sequence[Sequence[FacePair]],
+    embeddings: Mapping[Path, Embedding],
+    others: Mapping[Path, Embedding] | None = None,
+) -> Estimate:
     """Share of pairs told right; each fold by the cosine that is best on the others.
 
-    Pairs of which a face was not found are left out.
+    Pairs of which a picture has no embedding are left out. One whose embedding is NaN, a face that was lost,
+    is told wrong.
+
+    Args:
+        others: of the pairs' second pictures; None: as of the first ones.
     """
     cosines, same = [], []
     for fold in folds:
-        pairs = [p for p in fold if p.path_a in embeddings and p.path_b in embeddings]
-        cosines.append(np.array([embeddings[p.path_a] @ embeddings[p.path_b] for p in pairs]))
-        same.append(np.array([p.same for p in pairs]))
+        found = pair_cosines(fold, embeddings, embeddings if others is None else others)
+        cosines.append(found[0])
+        same.append(found[1])
     hits = []
     for index in range(len(folds)):
-        others = [i for i in range(len(folds)) if i != index]
+        rest = [i for i in range(len(folds)) if i != index]
         best = _best_threshold(
-            np.concatenate([cosines[i] for i in others]), np.concatenate([same[i] for i in others])
+            np.concatenate([cosines[i] for i in rest]), np.concatenate([same[i] for i in rest])
         )
-        hits.append((cosines[index] > best) == same[index])
+        hits.append(((cosines[index] > best) == same[index]) & ~np.isnan(cosines[index]))
     return share_of(np.concatenate(hits))
 
 
+def pair_cosines(
+    pairs: Sequence[FacePair], embeddings: Mapping[Path, Embedding], others: Mapping[Path, Embedding]
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Cosines of the pairs whose pictures have embeddings, and whether each shows one person.
+
+    Args:
+        embeddings, others: of the pairs' first and of their second pictures.
+    """
+    known = [p for p in pairs if p.path_a in embeddings and p.path_b in others]
+    cosines = np.array([embeddings[p.path_a] @ others[p.path_b] for p in known])
+    return cosines, np.array([p.same for p in known], dtype=bool)
+
+
 def _best_threshold(cosines: NDArray[np.floating], same: NDArray[np.bool_]) -> float:
-    """The middle between two neighbouring cosines that tells most pairs right."""
+    """The middle between two neighbouring cosines that tells most pairs right; NaN does not count.
+
+    Without any it is NaN, which nothing exceeds.
+    """
+    known = ~np.isnan(cosines)
+    if not known.any():
+        return math.nan
+    cosines, same = cosines[known], same[known]
     order = np.argsort(cosines)
     cosines, same = cosines[order], same[order]
     # Right with a threshold above the first k: the different pairs among these, the same ones among the rest.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from . import anonymity
 from .parts import Document, judges, listed, percent, ranged
 from .rivals import OURS
 from .service import alone_ms
@@ -291,6 +292,7 @@ OPENING = {
     "owners": _open_owners,
     "photo": _open_photo,
     "serving": _open_serving,
+    "anonymiser": anonymity.opening,
 }
 GAINS: dict[str, Callable[[Document], Sequence[str]]] = {
     "efficacy": _efficacy_gains,
@@ -308,4 +310,6 @@ LOSSES: dict[str, Callable[[Document], Sequence[str]]] = {
     "photo": _photo_losses,
     "serving": _serving_losses,
     "latency": _latency_losses,
+    "anonymiser": anonymity.costs,
+    "reconstruction": anonymity.got_back,
 }

@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..schema import read_result
+from .anonymity import anonymiser, reconstruction
 from .attack import efficacy, hardened, owners, robustness
 from .groundwork import ablations, calibrate, target_choice
 from .parts import Measured, Section
@@ -31,6 +32,8 @@ SECTIONS: dict[str, tuple[Callable[[Measured], Section], str]] = {
     "hardened": (hardened, "python -m benchmarks.efficacy hardened"),
     "eraser": (eraser, "python -m benchmarks.efficacy eraser"),
     "ablations": (ablations, "python -m benchmarks.efficacy ablations"),
+    "anonymiser": (anonymiser, "python -m benchmarks.efficacy anonymiser"),
+    "reconstruction": (reconstruction, "python -m benchmarks.efficacy reconstruction"),
     "photo": (photo, "python -m benchmarks.latency photo"),
     "latency": (latency, "python -m benchmarks.latency networks"),
     "latency layers": (layers, "python -m benchmarks.latency layers"),
@@ -74,6 +77,7 @@ def context_of(measured: Sequence[Measured], gallery: Section | None) -> dict[st
 def provenance(one: Measured) -> dict[str, str]:
     """Where a result comes from, in a line."""
     environment, bundle = one.document["environment"], one.document.get("bundle", {})
+    hashes = bundle.get("sha256", bundle)
     commit, _, dirty = environment["commit"].partition("-")
     return {
         "file": one.name,
@@ -82,7 +86,7 @@ def provenance(one: Measured) -> dict[str, str]:
         "machine": f"{environment['processor']}, {environment['cores']} cores",
         "bundle": bundle.get("name", ""),
         "precision": bundle.get("precision", ""),
-        "protect": bundle.get("sha256", bundle).get("protect", "")[:12],
+        "network": hashes.get("protect", hashes.get("anonymise", ""))[:12],
     }
 
 

@@ -87,11 +87,12 @@ class Measured:
         return str(self.document["benchmark"])
 
 
-def percent(estimate: Mapping[str, float] | None) -> str:
+def percent(estimate: Mapping[str, float] | None, digits: int = 0) -> str:
     """A share as ``57 (47-66)``, in percent with its 95 % interval."""
     if estimate is None or estimate["value"] is None:
         return "-"
-    return f"{100 * estimate['value']:.0f} ({100 * estimate['low']:.0f}-{100 * estimate['high']:.0f})"
+    value, low, high = (f"{100 * estimate[end]:.{digits}f}" for end in ("value", "low", "high"))
+    return f"{value} ({low}-{high})"
 
 
 def number(estimate: Mapping[str, float] | None, digits: int = 3) -> str:

@@ -13,6 +13,7 @@ from .on_files import (
     ROBUSTNESS,
     TARGET_CHOICE,
 )
+from .on_lfw import ANONYMISER, RECONSTRUCTION
 from .parts import Schema
 from .speed import LATENCY, LAYERS, OVERHEAD, PHOTO, SERVING, SOAK
 
@@ -25,6 +26,8 @@ BODIES: dict[str, Schema] = {
     "peers": PEERS,
     "hardened": HARDENED,
     "eraser": ERASER,
+    "anonymiser": ANONYMISER,
+    "reconstruction": RECONSTRUCTION,
     "ablations": ABLATIONS,
     "latency": LATENCY,
     "latency layers": LAYERS,

@@ -73,7 +73,9 @@ BUNDLE = record({"name": TEXT, "precision": TEXT, "sha256": by_name(SHA256)})
 OLD_BUNDLE = record({"protect": SHA256})
 
 # Names of rates, wherever in a result they stand: never a bare number.
-RATE_NAMES = "^(asr|esr|asr_clean|esr_clean|dodging|owner_accepted_restored|rank_1|verified_.+)$"
+RATE_NAMES = (
+    "^(asr|esr|asr_clean|esr_clean|dodging|owner_accepted_restored|rank_1|verified_.+|accuracy|linked)$"
+)
 RATES_HAVE_INTERVALS: Schema = {
     "$defs": {
         "tree": {
