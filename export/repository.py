@@ -14,9 +14,11 @@ import click
 
 from runtime.errors import ErasableMaskError, MissingExtraError
 from runtime.manifest import open_bundle
+from runtime.serving.repository import MODELS, names_in, names_of
 
 from .engine import Engine, EngineOptions
-from .triton_repository import MODELS, check_free, write_repositories
+from .errors import ExportError
+from .triton_repository import check_free, write_repositories
 
 EXAMPLE = """\b
 Examples:
@@ -107,8 +109,13 @@ def serve_bundles(
             raise MissingExtraError(error.name or str(error), "export") from error
         bundle = open_bundle(public)
         manifest = bundle.manifest
+        if manifest.system == "anonymiser":
+            raise ExportError(
+                "there are no plans of the anonymiser, which computes in float32 throughout; leave out "
+                "--tensorrt"
+            )
         check_engines(manifest.precision, options)
-        models = {name: bundle.read(name) for name in MODELS["public"]}
+        models = {name: bundle.read(name) for name in names_of(manifest)}
         graphs = plan_graphs(models, manifest.precision)
         faces = synthetic_faces(PARITY_FACES, manifest.image_size)
         compare_graphs(models, graphs, faces, len(manifest.attributes))
@@ -121,9 +128,9 @@ def serve_bundles(
 
 def say_written(out: Path, engines: Mapping[str, Engine]) -> None:
     """What lies where, and what is missing and how to get it."""
-    for role, names in MODELS.items():
-        if (out / role).exists():
-            click.echo(f"{out / role}: {', '.join(names)}")
+    for role in MODELS:
+        if there := [name for name in names_in(role) if (out / role / name).exists()]:
+            click.echo(f"{out / role}: {', '.join(there)}")
     for name, engine in engines.items():
         about = engine.sidecar
         click.echo(

@@ -1,6 +1,7 @@
 """Writes the public and the authority's Triton model repository from their bundles.
 
-The public one serves ``protect`` and ``attributes``, the authority's ``restore``. Faces are detected where
+The public one serves ``protect`` and ``attributes``, the authority's ``restore``; an anonymiser's public one
+serves ``anonymise``. Faces are detected where
 the photo is, by the client, so the detector's networks are in neither. The restorer is a secret: the
 authority's repository holds its configuration only.
 """
@@ -12,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.manifest import Bundle
-from runtime.serving.repository import ENGINES, MODELS, VERSION, configurations, open_role, read_model
+from runtime.serving.repository import (
+    ENGINES,
+    MODELS,
+    VERSION,
+    configurations,
+    names_in,
+    names_of,
+    open_role,
+    read_model,
+)
 from runtime.serving.triton_config import ONNX, PLATFORMS, TENSORRT
 
 from .engine import Engine, write_engine
@@ -25,15 +35,12 @@ What starts the authority's server unseals it in memory, into a tmpfs that also 
 
 # Every file that this module may write, relative to the folder of both repositories.
 _CONFIGS = {
-    f"{role}/{name}/{platform.config}"
-    for role, names in MODELS.items()
-    for name in names
-    for platform in PLATFORMS
+    f"{role}/{name}/{platform.config}" for role in MODELS for name in names_in(role) for platform in PLATFORMS
 }
 _OURS = (
     _CONFIGS
-    | {f"public/{name}/{VERSION}/{platform.file}" for name in MODELS["public"] for platform in PLATFORMS}
-    | {f"{ENGINES}/{name}.plan{suffix}" for name in MODELS["public"] for suffix in ("", ".json")}
+    | {f"public/{name}/{VERSION}/{platform.file}" for name in names_in("public") for platform in PLATFORMS}
+    | {f"{ENGINES}/{name}.plan{suffix}" for name in names_in("public") for suffix in ("", ".json")}
 )
 _FOLDERS = (*MODELS, ENGINES)
 
@@ -51,7 +58,7 @@ def write_repositories(
     With engines also ``out/engines``, each plan with its description.
 
     Args:
-        public: folder of the public bundle. Its ``protect`` and ``attributes`` are copied byte by byte.
+        public: folder of the public bundle. Its networks are copied byte by byte, but for the detector's.
         authority: folder of the authority's bundle. Of its restorer only the hash is checked.
         out: its repositories and engines are replaced as a whole, so that no plan of other weights survives;
             other entries are kept.
@@ -117,7 +124,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 
 def _public_files(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, bytes]:
-    names = MODELS["public"]
+    names = names_of(bundle.manifest)
     if others := sorted(engines.keys() - set(names)):
         raise ExportError(
             f"expected TensorRT plans of {' and '.join(names)} only, found one of {others[0]!r}"
@@ -133,7 +140,7 @@ def _public_files(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, by
 
 
 def _authority_files(bundle: Bundle) -> dict[str, bytes]:
-    (name,) = MODELS["authority"]
+    (name,) = names_of(bundle.manifest)
     bundle.read(name)  # the configuration is that of an intact file, though the file is not copied
     return _configs(bundle, name, note=_RESTORE_NOTE)
 

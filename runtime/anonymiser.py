@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from .backends import DEFAULT_BACKEND, BackendFactory, Remote
+from .backends import DEFAULT_BACKEND, BackendFactory, Remote, check_full_precision
 from .detection import FaceDetector
-from .errors import BackendError, BundleError, ErasableMaskError
+from .errors import BundleError, ErasableMaskError
 from .face_pipeline import FacePipeline, ImageU8, Watch, mean_change
 from .knobs import share
 from .manifest import Bundle, Manifest
@@ -17,8 +17,6 @@ from .noise import Normal, fresh_normal
 from .results import AnonymiseResult, FaceReport
 
 NETWORK = "anonymise"
-# Backends that compute in float32, as the front-end's steps need; ``auto`` may choose others.
-COMPARED = ("ort-cpu", "openvino-fp32")
 # The network's inputs that are noise.
 NOISES = ("grain", "shade")
 
@@ -29,7 +27,8 @@ class Anonymiser(FacePipeline):
     Args:
         bundle: a bundle of the anonymiser, see ``open_bundle``.
         backend: name of a backend, see ``runtime.backends``, or a function that makes one of a network's name
-            and bytes. A name must be one of ``COMPARED``; no server has this network yet.
+            and bytes, or a ``TritonServer``, to which the noise goes with the faces. A name must be one of
+            ``FULL_PRECISION``.
         threads, detector, watch: as of ``Protector``.
         normal: where the noise comes from; another than the default is for tests, and must not depend on the
             picture.
@@ -37,7 +36,7 @@ class Anonymiser(FacePipeline):
     Raises:
         BundleError: the bundle is not the anonymiser's, a network is missing or was changed, or the bundle's
             alignment is not this program's.
-        BackendError: the backend cannot be had or cannot load a network, was not compared, or is a server.
+        BackendError: the backend cannot be had or cannot load a network, or was not compared.
     """
 
     def __init__(
@@ -55,13 +54,8 @@ class Anonymiser(FacePipeline):
                 f"expected a bundle of the anonymiser in {bundle.folder}, found one of the "
                 f"{bundle.manifest.system}; export one: python -m export.build --system anonymiser ..."
             )
-        if isinstance(backend, Remote):
-            raise BackendError("no server runs an anonymiser yet; use another backend, such as ort-cpu")
-        if isinstance(backend, str) and backend not in COMPARED:
-            raise BackendError(
-                f"expected a backend that the network was compared in, {' or '.join(COMPARED)}, found "
-                f"{backend}; less than float32 moves its steps, and it paints other faces"
-            )
+        if isinstance(backend, str):
+            check_full_precision(backend)
         self._shapes = noise_shapes(bundle.manifest)
         self._normal = normal
         super().__init__(

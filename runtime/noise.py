@@ -19,6 +19,6 @@ def fresh_normal(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
     Every call seeds a generator of its own with 256 bits from the operating system and forgets it. NumPy's
     generators are not cryptographic: who saw the numbers themselves could go on with them, so they are not to
-    be kept or sent beyond the network that they are for.
+    be kept or sent beyond the network that they are for, which a server of one's own may run.
     """
     return np.random.default_rng(secrets.randbits(_SEED_BITS)).standard_normal(shape, dtype=np.float32)

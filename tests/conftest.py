@@ -167,7 +167,7 @@ MakeBundle = Callable[..., Bundle]
 def make_bundle(tmp_path: Path, detector_files: dict[str, bytes]) -> MakeBundle:
     """Writes a bundle: ``make_bundle(role, models=None, **fields of the manifest)``.
 
-    ``drop`` names networks to leave out, ``inputs`` has what the manifest says of a network's inputs.
+    ``drop`` names networks to leave out; ``inputs`` and ``outputs`` have what the manifest says of them.
     """
 
     def make(
@@ -176,6 +176,7 @@ def make_bundle(tmp_path: Path, detector_files: dict[str, bytes]) -> MakeBundle:
         sealed: tuple[str, ...] = (),
         drop: tuple[str, ...] = (),
         inputs: dict[str, tuple[TensorSpec, ...]] | None = None,
+        outputs: dict[str, tuple[TensorSpec, ...]] | None = None,
         **fields,
     ) -> Bundle:
         folder = tmp_path / f"bundle-{role}"
@@ -192,8 +193,13 @@ def make_bundle(tmp_path: Path, detector_files: dict[str, bytes]) -> MakeBundle:
                 continue
             path = f"{name}.sealed" if name in sealed else f"{name}.onnx"
             (folder / path).write_bytes(data)
-            specs = (inputs or {}).get(name, ())
-            entries[name] = ModelFile(path=path, sha256=sha256_of(data), inputs=specs, sealed=name in sealed)
+            entries[name] = ModelFile(
+                path=path,
+                sha256=sha256_of(data),
+                inputs=(inputs or {}).get(name, ()),
+                outputs=(outputs or {}).get(name, ()),
+                sealed=name in sealed,
+            )
         defaults = {
             "name": "toy",
             "image_size": CROP_PX,

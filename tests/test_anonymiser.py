@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 
 from runtime import geometry, noise
 from runtime.anonymiser import Anonymiser
+from runtime.backends import create_backend
 from runtime.backends.fake import FakeBackend
+from runtime.backends.triton import TritonServer
 from runtime.cli import main
 from runtime.errors import BackendError, BundleError, ErasableMaskError, NoFaceError
 from runtime.manifest import Bundle
@@ -25,6 +28,7 @@ from .conftest import CROP_PX, PORTRAIT, MakeBundle
 from .test_pipeline import FixedDetector, face_at
 from .test_pipeline import noise as photo_of
 from .toy_anonymiser import CELLS, FLAT, toy_anonymiser
+from .triton_fakes import FakeTriton
 
 
 @pytest.fixture
@@ -168,13 +172,52 @@ def test_a_manifest_without_the_noises_shapes_is_refused(make_bundle: MakeBundle
         Anonymiser(make_bundle(system="anonymiser"))
 
 
-def test_a_server_is_refused(bundle: Bundle) -> None:
-    class Server:
-        def connect(self, network, manifest):
-            raise AssertionError("no face may be sent")
+@pytest.fixture
+def fake_server(bundle: Bundle) -> Iterator[FakeTriton]:
+    """Serves the toy network."""
+    entry = bundle.manifest.models["anonymise"]
+    with (
+        create_backend("ort-cpu", bundle.read("anonymise"), threads=1) as network,
+        FakeTriton({"anonymise": (entry, network.run)}) as server,
+    ):
+        yield server
 
-    with pytest.raises(BackendError, match="no server runs an anonymiser yet"):
-        Anonymiser(bundle, backend=Server())
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_gets_the_faces_their_noise_and_the_strength(
+    bundle: Bundle, fake_server: FakeTriton, scheme: str
+) -> None:
+    """Drawn from the same source, it gives the very picture of a local backend; the photo stays here."""
+    results = []
+    for backend in ("ort-cpu", TritonServer(url=fake_server.url(scheme))):
+        normal = np.random.default_rng(0)
+        with Anonymiser(
+            bundle,
+            backend=backend,
+            detector=FixedDetector(face_at(100, 100, 80), face_at(200, 100, 60)),
+            normal=lambda shape, source=normal: source.standard_normal(shape, dtype=np.float32),
+        ) as anonymiser:
+            results.append(anonymiser.anonymise(photo_of(200, 300), strength=0.75).pixels)
+    np.testing.assert_array_equal(*results)
+    ((name, inputs, _),) = fake_server.requests
+    assert (name, sorted(inputs)) == ("anonymise", ["faces", "grain", "shade", "strength"])
+    assert inputs["faces"].shape == (2, CROP_PX, CROP_PX, 3)
+    assert (inputs["strength"] == 0.75).all()
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_the_command_draws_fresh_noise_for_a_server(
+    bundle: Bundle, fake_server: FakeTriton, tmp_path: Path, scheme: str
+) -> None:
+    for name in ("one.png", "two.png"):
+        server = ["--backend", "triton", "--url", fake_server.url(scheme)]
+        result = anonymise(bundle, PORTRAIT, "-o", tmp_path / name, *server)
+        assert result.exit_code == 0, result.output
+    first, second = (inputs for _, inputs, _ in fake_server.requests)
+    np.testing.assert_array_equal(first["faces"], second["faces"])
+    for name in ("grain", "shade"):
+        assert not np.array_equal(first[name], second[name]), name
+        assert abs(first[name].std() - 1) < 0.5, name
 
 
 @pytest.mark.parametrize("backend", ["auto", "openvino-bf16", "ort-cuda"])

@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from runtime.errors import BundleError, ServingError
+from runtime.errors import BackendError, BundleError, ServingError
 from runtime.manifest import Bundle, open_bundle
 from runtime.serving import environment, installation
 from runtime.serving.endpoint import ClientTls, Endpoint, check_free, free_port, public_endpoint
@@ -26,13 +26,16 @@ from runtime.serving.health import described, endpoint_of
 from runtime.serving.installation import find_server
 from runtime.serving.logs import JsonFormatter
 from runtime.serving.process import server_command
-from runtime.serving.repository import ServedModel, models_of, open_role, platform_named
+from runtime.serving.public import arrange_public
+from runtime.serving.repository import ServedModel, models_of, names_of, open_role, platform_named
 from runtime.serving.settings import ServerSettings
 from runtime.serving.staging import StagedRepository
 from runtime.serving.triton_config import ONNX, TENSORRT
 from runtime.shipped import default_bundle
+from tests.conftest import MakeBundle
 from tests.sidecars import sidecar
 from tests.test_triton_repository import save_bundle
+from tests.toy_anonymiser import toy_anonymiser
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +61,26 @@ def test_models_come_from_the_bundle_with_their_hashes_checked(bundle: Bundle) -
     (bundle.folder / "protect").write_bytes(b"other")
     with pytest.raises(BundleError, match="protect was changed or damaged"):
         models_of(bundle)
+
+
+def test_an_anonymiser_is_served_on_the_cpu_by_what_it_was_compared_in(make_bundle: MakeBundle) -> None:
+    """A GPU's library may compute in less than float32, and there are no plans."""
+    bundle = toy_anonymiser(make_bundle)
+    (name,) = models = models_of(bundle)
+    assert name == "anonymise"
+    assert list(models[name].configs) == ["config.pbtxt"]
+    config = text_format.Parse(models[name].configs["config.pbtxt"], pb.ModelConfig())
+    assert [tensor.name for tensor in config.input] == ["faces", "grain", "shade", "strength"]
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
+    assert len(arrange_public(settings(bundle=bundle.folder)).doors) == 1
+    with pytest.raises(BackendError, match="or openvino-fp32, found openvino-bf16; less than float32"):
+        arrange_public(settings(bundle=bundle.folder, backend="openvino-bf16"))
+
+
+def test_an_anonymiser_has_no_authority(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle("authority", system="anonymiser")
+    with pytest.raises(BundleError, match="no server serves the authority bundle of the anonymiser"):
+        names_of(bundle.manifest)
 
 
 def test_the_role_must_be_the_bundles() -> None:

@@ -14,7 +14,7 @@ from export.repository import main
 from runtime.authority import Secret, read_key_file, unseal_model
 from runtime.engine_sidecar import BatchProfile, read_engine
 from runtime.manifest import open_bundle
-from runtime.serving.repository import MODELS
+from runtime.serving.repository import names_of
 from runtime.shipped import default_bundle
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed (extra dev)")
@@ -26,7 +26,7 @@ def test_the_command_builds_plans_of_the_shipped_public_bundle(tmp_path: Path) -
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     manifest = open_bundle(folder).manifest
-    for name in MODELS["public"]:
+    for name in names_of(open_bundle(default_bundle("public")).manifest):
         plan, sidecar = read_engine(tmp_path / "out" / "engines" / f"{name}.plan")
         assert sidecar.precision == COMPUTED[manifest.precision]
         assert sidecar.batch == BatchProfile(min=1, opt=8, max=manifest.max_batch)

@@ -26,8 +26,10 @@ from runtime.errors import BundleError, MissingExtraError
 from runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Role, TensorSpec, open_bundle, sha256_of
 from runtime.serving.triton_config import ONNX, TENSORRT, Platform, config_text
 from runtime.shipped import default_bundle
+from tests.conftest import CROP_PX, MakeBundle
 from tests.manifests import manifest
 from tests.sidecars import sidecar
+from tests.toy_anonymiser import CELLS, toy_anonymiser
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "triton_models"
@@ -372,6 +374,27 @@ def test_a_folder_without_repositories_is_never_replaced(public: Path, out: Path
     with pytest.raises(ExportError, match="it holds no model repositories of this command"):
         write_repositories(public, None, out, overwrite=True)
     assert files(out) == {"photo.jpg": b"a photo"}
+
+
+def test_an_anonymisers_repository_has_its_one_model_and_no_plans(
+    make_bundle: MakeBundle, tmp_path: Path, out: Path
+) -> None:
+    bundle = toy_anonymiser(make_bundle)
+    folder = tmp_path / "anonymiser"
+    folder.mkdir()
+    bundle.folder.rename(folder / "public")
+    arguments = ["--bundle", str(folder), "--out", str(out)]
+    plans = CliRunner().invoke(main, [*arguments, "--tensorrt"])
+    assert (plans.exit_code, "no plans of the anonymiser" in plans.output) == (1, True)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"{out}/public: anonymise\n")
+    assert files(out).keys() == {"public/anonymise/config.pbtxt", "public/anonymise/1/model.onnx"}
+    config = parsed((out / "public/anonymise/config.pbtxt").read_text())
+    inputs = {tensor.name: list(tensor.dims) for tensor in config.input}
+    assert inputs["grain"] == [1, CROP_PX, CROP_PX]
+    assert inputs["shade"] == [3, CELLS, CELLS]
+    write_repositories(folder / "public", None, out, overwrite=True)  # it knows its own again
 
 
 # The command, and what it needs.

@@ -17,6 +17,7 @@ INPUTS = (
     TensorSpec(name="shade", dtype="float32", shape=(-1, 3, CELLS, CELLS)),
     TensorSpec(name="strength", dtype="float32", shape=(-1, 1)),
 )
+OUTPUTS = (TensorSpec(name="anonymised", dtype="uint8", shape=(-1, CROP_PX, CROP_PX, 3)),)
 
 
 def anonymise_bytes() -> bytes:
@@ -62,5 +63,6 @@ def toy_anonymiser(make_bundle: MakeBundle, **fields) -> Bundle:
         models={"anonymise": anonymise_bytes()},
         drop=("protect", "attributes"),
         inputs={"anonymise": INPUTS},
+        outputs={"anonymise": OUTPUTS},
         **fields,
     )

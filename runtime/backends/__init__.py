@@ -20,6 +20,7 @@ __all__ = [
     "BackendFactory",
     "Remote",
     "Tensors",
+    "check_full_precision",
     "create_backend",
     "with_plans",
 ]
@@ -33,6 +34,8 @@ BACKENDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "openvino-bf16": ("openvino", "OpenVinoBackend", {"precision": "bf16"}),
 }
 DEFAULT_BACKEND = "ort-cpu"
+# Those that compute in float32 throughout; ``auto`` may choose others.
+FULL_PRECISION = ("ort-cpu", "openvino-fp32")
 
 # ``auto`` takes the first of these that works; docs/export.md has the times behind the order on a CPU. Not
 # ``ort-tensorrt``, which builds engines for minutes before the first face.
@@ -71,6 +74,19 @@ def create_backend(name: str, model: bytes, *, threads: int | None = None) -> Ba
     module, attribute, options = BACKENDS[name]
     backend = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     return backend(model, threads=threads, **options)
+
+
+def check_full_precision(name: str) -> None:
+    """Refuses a backend for a network that must be computed in float32, as the anonymiser's steps must.
+
+    Raises:
+        BackendError: it may compute in less.
+    """
+    if name not in FULL_PRECISION:
+        raise BackendError(
+            f"expected a backend that the network was compared in, {' or '.join(FULL_PRECISION)}, found "
+            f"{name}; less than float32 moves the anonymiser's steps, and it paints other faces"
+        )
 
 
 def _first_that_works(model: bytes, threads: int | None) -> Backend:

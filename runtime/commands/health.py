@@ -32,9 +32,14 @@ from ._remote import tls_options
     type=click.Choice(ROLES),
     default="public",
     show_default=True,
-    help="Whose models must answer.",
+    help="Whose models must answer; the mask's.",
 )
-@click.option("--model", "models", multiple=True, help="This model must answer instead; repeatable.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="This model must answer instead, such as anonymise; repeatable.",
+)
 @click.option(
     "--no-inference",
     "only_ready",
@@ -69,7 +74,7 @@ def command(
     from ..serving.probe import check_well, infer_once
     from ..serving.repository import MODELS
 
-    names = models or MODELS[role]
+    names = models or MODELS[role]["mask"]
     endpoint = endpoint_of(url, ca=tls_ca, certificate=tls_cert, key=tls_key)
     with Admin(endpoint) as server:
         for name in names:

@@ -1,16 +1,17 @@
-"""The public server: ``protect`` and ``attributes``, over gRPC and HTTP, each through its door."""
+"""The public server: a bundle's networks, over gRPC and HTTP, each through its door."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 
+from ..backends import check_full_precision
 from ..manifest import Manifest
 from .arrangement import Arrangement
 from .endpoint import Endpoint, address, public_endpoint
 from .grpc_door import GrpcDoor
 from .http_door import HttpDoor
-from .repository import MODELS, ServedModel, models_of, open_role, platform_named
+from .repository import ServedModel, models_of, names_of, open_role, platform_named
 from .settings import ServerSettings
 from .supervisor import OpenDoor
 
@@ -22,6 +23,7 @@ def arrange_public(settings: ServerSettings) -> Arrangement:
 
     Raises:
         BundleError: there is no public bundle.
+        BackendError: the bundle is the anonymiser's, and the backend not one that it was compared in.
         ServingError: the configuration's name is unknown.
     """
     platform = platform_named(settings.config_name)
@@ -36,12 +38,14 @@ def arrange_public(settings: ServerSettings) -> Arrangement:
 
     endpoint = public_endpoint(settings)
     manifest = open_role(settings.bundle, "public").manifest
+    if manifest.system == "anonymiser":
+        check_full_precision(settings.backend)
     return Arrangement(read=read, endpoint=endpoint, doors=public_doors(settings, endpoint, manifest))
 
 
 def public_doors(settings: ServerSettings, endpoint: Endpoint, manifest: Manifest) -> Sequence[OpenDoor]:
     """The gRPC door, and the HTTP door if HTTP is on."""
-    models = {name: manifest.models[name] for name in MODELS["public"]}
+    models = {name: manifest.models[name] for name in names_of(manifest)}
 
     def open_grpc() -> GrpcDoor:
         door = GrpcDoor(

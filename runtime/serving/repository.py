@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..engine_sidecar import EngineSidecar, sidecar_path
 from ..errors import BundleError, ServingError
-from ..manifest import Bundle, ModelFile, Role, open_bundle, sha256_of
+from ..manifest import Bundle, Manifest, ModelFile, Role, System, open_bundle, sha256_of
 from .triton_config import ONNX, PLATFORMS, TENSORRT, Platform, config_text
 
-MODELS: dict[Role, tuple[str, ...]] = {"public": ("protect", "attributes"), "authority": ("restore",)}
+# By role and system; nobody has authority over what an anonymiser does.
+MODELS: dict[Role, dict[System, tuple[str, ...]]] = {
+    "public": {"mask": ("protect", "attributes"), "anonymiser": ("anonymise",)},
+    "authority": {"mask": ("restore",)},
+}
+# Where Triton may choose a GPU, its library may compute in less than float32.
+_ONNX_IN_FLOAT32 = replace(ONNX, kind="KIND_CPU")
 VERSION = "1"
 # Beside the public repository: what its plans are.
 ENGINES = "engines"
@@ -31,6 +37,23 @@ class ServedModel:
     entry: ModelFile
     configs: Mapping[str, str]
     files: Mapping[str, bytes] = field(repr=False)
+
+
+def names_in(role: Role) -> tuple[str, ...]:
+    """Every model that some system has in a role."""
+    return tuple(name for names in MODELS[role].values() for name in names)
+
+
+def names_of(manifest: Manifest) -> tuple[str, ...]:
+    """The models of a bundle that a server serves.
+
+    Raises:
+        BundleError: its system has none in its role.
+    """
+    names = MODELS[manifest.role].get(manifest.system)
+    if names is None:
+        raise BundleError(f"no server serves the {manifest.role} bundle of the {manifest.system}")
+    return names
 
 
 def open_role(folder: Path, role: Role) -> Bundle:
@@ -69,13 +92,15 @@ def configurations(bundle: Bundle, name: str, *, note: str = "", instances: int 
         platform.config: config_text(
             name, manifest.models[name], manifest.max_batch, platform, note=note, instances=instances
         )
-        for platform in _platforms(manifest.precision)
+        for platform in _platforms(manifest)
     }
 
 
-def _platforms(precision: str) -> tuple[Platform, ...]:
-    """There are no plans of a CPU's int8."""
-    return (ONNX,) if precision == "int8" else PLATFORMS
+def _platforms(manifest: Manifest) -> tuple[Platform, ...]:
+    """There are no plans of a CPU's int8, nor of the anonymiser, which computes in float32 throughout."""
+    if manifest.system == "anonymiser":
+        return (_ONNX_IN_FLOAT32,)
+    return (ONNX,) if manifest.precision == "int8" else PLATFORMS
 
 
 def platform_named(config_name: str | None) -> Platform:
@@ -117,7 +142,7 @@ def models_of(
         MissingExtraError: tritonclient is not installed.
     """
     models = {}
-    for name in MODELS["public"]:
+    for name in names_of(bundle.manifest):
         data = read_model(bundle, name)
         entry = bundle.manifest.models[name]
         if repository is None:

@@ -24,7 +24,8 @@ class ServerSettings:
     """A server's whole configuration.
 
     Attributes:
-        role: ``public`` serves ``protect`` and ``attributes``, ``authority`` serves ``restore``.
+        role: ``public`` serves ``protect`` and ``attributes``, or an anonymiser's ``anonymise``, and
+            ``authority`` serves ``restore``.
         bundle: folder of the role's bundle.
         repository: folder that ``export.repository`` wrote, for its TensorRT plans; None: from the bundle.
         config_name: which configuration, such as ``trt``; None: ONNX.
