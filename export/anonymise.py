@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runtime.geometry import CROP_TEMPLATE
 from runtime.manifest import Manifest, System, open_bundle, sha256_of
 from runtime.processor import processor_name
-from training.checkpoint import load_anonymiser
-from training.config import AnonymiserConfig
 
 from .bundle import check_free, write_public_bundle
 from .comparison import Comparing
@@ -22,8 +19,7 @@ from .parity_report import LIBRARIES, ParityReport
 from .parts import export_part, export_stages
 from .precision import SPECS, Precision
 from .recipe import BuildReport, sizes_in
-from .run import MAX_BATCH, TERMS, Part, check_finished, installed_version, training_record
-from .wrappers import AnonymiseExport
+from .run import MAX_BATCH, TERMS, AnonymiserRun, installed_version, load_anonymiser_run, training_record
 
 SYSTEM: System = "anonymiser"
 # Half precision would move the front-end's steps: the weights may be stored in it, nothing may compute in it.
@@ -71,18 +67,17 @@ def build_anonymiser(request: AnonymiseRequest) -> BuildReport:
             "computes in float32"
         )
     _check_out(request)
-    config, networks, about = load_anonymiser(request.run)
-    check_finished(request.run, about, unfinished=request.unfinished)
-    size_px = config.network.image_size
+    run = load_anonymiser_run(request.run, unfinished=request.unfinished)
+    part, network_config = run.part, run.config.network
+    size_px = network_config.image_size
     faces = (
         synthetic_faces(PARITY_FACES, size_px)
         if request.faces is None
         else load_faces(request.faces, size_px, PARITY_FACES)
     )
-    name = request.name or config.name
-    manifest = _describe(config, about, name, precision)
-    part = Part(name="anonymise", module=AnonymiseExport(networks.anonymiser).eval(), output="anonymised")
-    inputs = anonymise_inputs(faces, config.network.cells)
+    name = request.name or run.config.name
+    manifest = _describe(run, name, precision)
+    inputs = anonymise_inputs(faces, network_config.cells)
     logger.info("exporting %s", part.name)
     metadata = {"name": f"{name}/{part.name}", "version": installed_version(), "terms": manifest.terms}
     network = export_part(part, inputs, None, precision, metadata)
@@ -115,7 +110,8 @@ def _check_out(request: AnonymiseRequest) -> None:
         )
 
 
-def _describe(config: AnonymiserConfig, about: dict[str, Any], name: str, precision: Precision) -> Manifest:
+def _describe(run: AnonymiserRun, name: str, precision: Precision) -> Manifest:
+    config = run.config
     return Manifest(
         system=SYSTEM,
         role="public",
@@ -130,5 +126,5 @@ def _describe(config: AnonymiserConfig, about: dict[str, Any], name: str, precis
         opset=SPECS[precision].opset,
         target="",
         terms=TERMS,
-        training={**training_record(config, about), "stochastic": config.network.stochastic},
+        training={**training_record(config, run.about), "stochastic": config.network.stochastic},
     )

@@ -16,12 +16,12 @@ from torch import nn
 
 from runtime.geometry import CROP_TEMPLATE
 from runtime.manifest import Manifest
-from training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_networks
-from training.config import RunConfig, SharedConfig
+from training.checkpoint import CHECKPOINT_NAME, CheckpointError, load_anonymiser, load_networks
+from training.config import AnonymiserConfig, RunConfig, SharedConfig
 
 from .errors import ExportError
 from .precision import SPECS, Precision
-from .wrappers import AttributesExport, ProtectExport, RestoreExport
+from .wrappers import AnonymiseExport, AttributesExport, ProtectExport, RestoreExport
 
 MAX_BATCH = 64
 FINISHED = "done"
@@ -36,11 +36,19 @@ Embeddings = dict[str, list[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One network to export: its name in the manifest, its export module and the output's name."""
+    """One network to export.
+
+    Attributes:
+        name: in the manifest.
+        module: for the export.
+        output: its name.
+        in_float32: computed in less it would be another network.
+    """
 
     name: str
     module: nn.Module
     output: str
+    in_float32: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,32 @@ class TrainedRun:
     parts: tuple[Part, ...]
     attributes: tuple[str, ...]
     about: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnonymiserRun:
+    """As ``TrainedRun``, of the anonymiser: it has the one network, and no attributes."""
+
+    config: AnonymiserConfig
+    part: Part
+    about: dict[str, Any]
+
+
+def load_anonymiser_run(folder: Path, *, unfinished: bool = False) -> AnonymiserRun:
+    """Reads a run's averaged network.
+
+    Args:
+        folder, unfinished: as of ``load_run``.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or one of the mask.
+        ExportError: training is not over, and ``unfinished`` is not given.
+    """
+    config, networks, about = load_anonymiser(folder)
+    check_finished(folder, about, unfinished=unfinished)
+    module = AnonymiseExport(networks.anonymiser).eval()
+    part = Part(name="anonymise", module=module, output="anonymised", in_float32=True)
+    return AnonymiserRun(config=config, part=part, about=about)
 
 
 def load_run(folder: Path, *, unfinished: bool = False) -> TrainedRun:

@@ -11,12 +11,14 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.latency import layers, networks
-from benchmarks.latency.networks import compare, flops_of, ratios
+from benchmarks.latency.networks import Subject, compare, flops_of, ratios
 from benchmarks.latency.programs import REFERENCE, Program, programs_of
 from export.faces import inputs_of, synthetic_faces
 from export.run import load_run
 
+from .tiny_anonymiser import STEPS, anonymiser_run
 from .tiny_run import NAMES, SIZE, save_run
+from .tiny_training import Silent
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,27 @@ def test_every_program_is_the_same_network(run_folder: Path, monkeypatch: pytest
             # Random weights: int8's 2 % is some levels; a wrong form would be off by tens everywhere.
             allowed = 3.0 if "int8" in program.name else 1.0
             assert difference.mean() <= allowed, program.name
+
+
+def test_what_must_be_computed_in_float32_is_timed_in_nothing_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    anonymiser_run(tmp_path / "run").train(Silent())
+    subject = Subject.load(tmp_path / "run")
+    (part,) = subject.parts
+    assert (part.name, subject.image_size, subject.steps) == ("anonymise", SIZE, STEPS)
+    inputs = subject.inputs(part, synthetic_faces(3, SIZE))
+    assert list(inputs) == ["faces", "grain", "shade", "strength"]
+    programs, _ = programs_of(part, inputs, inputs, threads=1, device=torch.device("cpu"))
+    names = [program.name for program in programs]
+    assert names[0] == REFERENCE
+    assert "PyTorch fp32, compiled" in names
+    assert not any(less in name for name in names for less in ("bf16", "fp16", "int8"))
+    expected = programs[0].run(inputs).astype(int)
+    for program in programs:
+        assert np.abs(program.run(inputs) - expected).max() <= 1, program.name
+    assert flops_of(part, inputs) > 0
 
 
 def test_multiplications_are_counted_by_hand(run_folder: Path) -> None:

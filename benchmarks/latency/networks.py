@@ -8,7 +8,8 @@ measured in the same run.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.faces import inputs_of, load_faces
-from export.run import Part, load_run
+from export.faces import FacesU8, anonymise_inputs, inputs_of, load_faces
+from export.run import Part, load_anonymiser_run, load_run
+from training.checkpoint import load_system
 from training.probe import matrix_rate
 
 from ..common import as_click_errors, environment
@@ -33,6 +35,51 @@ CALIBRATION_FACES = 128
 
 # A library's threads go on spinning for a while after its last call, and would take the cores from the next.
 SETTLE_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A run's networks, of either system.
+
+    Attributes:
+        name: of its configuration.
+        steps: trained; None where nobody knows.
+        image_size: side of a face.
+        parts: those that are timed.
+        inputs: of a part, for some faces.
+    """
+
+    name: str
+    steps: int | None
+    image_size: int
+    parts: tuple[Part, ...]
+    inputs: Callable[[Part, FacesU8], Inputs]
+
+    @classmethod
+    def load(cls, folder: Path, *, unfinished: bool = False) -> Subject:
+        """Reads a run.
+
+        Raises:
+            CheckpointError, ExportError: as of ``export.run.load_run``.
+        """
+        if load_system(folder)[0].system == "anonymiser":
+            anonymiser = load_anonymiser_run(folder, unfinished=unfinished)
+            network = anonymiser.config.network
+            return cls(
+                name=anonymiser.config.name,
+                steps=anonymiser.about.get("steps"),
+                image_size=network.image_size,
+                parts=(anonymiser.part,),
+                inputs=lambda part, faces: anonymise_inputs(faces, network.cells),
+            )
+        run = load_run(folder, unfinished=unfinished)
+        return cls(
+            name=run.config.name,
+            steps=run.about.get("steps"),
+            image_size=run.config.network.image_size,
+            parts=tuple(part for part in run.parts if part.name in NETWORKS),
+            inputs=lambda part, faces: inputs_of(part.name, faces, len(run.attributes)),
+        )
 
 
 @click.command()
@@ -65,26 +112,23 @@ def command(
     unfinished: bool,
     out: Path,
 ) -> None:
-    """Times the generator and the restorer of a run in every library, precision and form."""
+    """Times the networks of a run, of either system, in every library, precision and form."""
     torch.set_num_threads(threads)
     where = torch.device(device)
     with as_click_errors():
-        run = load_run(folder, unfinished=unfinished)
-        size = run.config.network.image_size
-        crops = load_faces(faces, size, CALIBRATION_FACES + max(batches))
+        run = Subject.load(folder, unfinished=unfinished)
+        crops = load_faces(faces, run.image_size, CALIBRATION_FACES + max(batches))
     rates: dict[str, float] = {}
     result: dict[str, Any] = {
         "benchmark": "latency",
         "environment": environment(),
-        "run": {"name": run.config.name, "steps": run.about.get("steps")},
+        "run": {"name": run.name, "steps": run.steps},
         "settings": {"rounds": rounds, "calls": calls, "threads": threads, "device": device},
         "matrix_rate_flops": rates,
         "networks": {},
     }
     for part in run.parts:
-        if part.name not in NETWORKS:
-            continue
-        inputs = inputs_of(part.name, crops, len(run.attributes))
+        inputs = run.inputs(part, crops)
         rest = {name: values[max(batches) :] for name, values in inputs.items()}
         with as_click_errors():
             programs, missing = programs_of(part, inputs, rest, threads=threads, device=where, only=only)

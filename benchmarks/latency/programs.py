@@ -88,6 +88,8 @@ def programs_of(
 ) -> tuple[list[Program], dict[str, str]]:
     """Every program that can be made here, the reference first, and why others cannot, by their name.
 
+    A network that must be computed in float32 has no programs in less.
+
     Args:
         part: the network.
         inputs: an example of every input, two rows or more.
@@ -102,8 +104,6 @@ def programs_of(
 
     graphs = {form: _graph(part, module, inputs) for form, module in forms_of(part).items()}
     data = {form: graph.SerializeToString() for form, graph in graphs.items()}
-    half = to_fp16(graphs["folded"]).SerializeToString()
-    int8 = _int8(graphs, calibration)
 
     def ort(model: bytes, provider: str = "cpu") -> Callable[[], Function]:
         """As fast as one network alone is: with spinning threads, ONNX Runtime's own default."""
@@ -118,19 +118,23 @@ def programs_of(
         return lambda: _first_output(StreamsBackend(model, threads=threads).run)
 
     makers = {_named("ONNX Runtime fp32", form): ort(model) for form, model in data.items()}
-    makers["ONNX Runtime fp16-mixed, folded"] = ort(half)
-    makers["ONNX Runtime int8, 2x2"] = ort(int8["2x2"])
     makers["ONNX Runtime CUDA fp32"] = ort(data[""], "cuda")
-    makers["ONNX Runtime CUDA fp16-mixed, folded"] = ort(half, "cuda")
-    precisions: tuple[Computing, ...] = ("fp32", "bf16")
+    precisions: tuple[Computing, ...] = ("fp32",) if part.in_float32 else ("fp32", "bf16")
     for precision in precisions:
         for form in ("", "2x2", "3x3", _BATCHED, _JOINED):
             if form in data:  # a restorer has no twins
                 makers[_named(f"OpenVINO {precision}", form)] = openvino(data[form], precision)
-        makers[f"OpenVINO int8 and {precision}, 2x2"] = openvino(int8["2x2"], precision)
-    makers["OpenVINO int8 and bf16, 2x2, moved in int8"] = openvino(int8["2x2, moved in int8"], "bf16")
-    for form, model in int8.items():
-        makers[f"OpenVINO int8 and bf16, {form}, a stream a thread"] = streams(model)
+    if not part.in_float32:
+        half = to_fp16(graphs["folded"]).SerializeToString()
+        int8 = _int8(graphs, calibration)
+        makers["ONNX Runtime fp16-mixed, folded"] = ort(half)
+        makers["ONNX Runtime CUDA fp16-mixed, folded"] = ort(half, "cuda")
+        makers["ONNX Runtime int8, 2x2"] = ort(int8["2x2"])
+        for precision in precisions:
+            makers[f"OpenVINO int8 and {precision}, 2x2"] = openvino(int8["2x2"], precision)
+        makers["OpenVINO int8 and bf16, 2x2, moved in int8"] = openvino(int8["2x2, moved in int8"], "bf16")
+        for form, model in int8.items():
+            makers[f"OpenVINO int8 and bf16, {form}, a stream a thread"] = streams(model)
     programs, missing = [], {}
     for name, make in makers.items():
         if not wanted(name):
@@ -164,6 +168,8 @@ def _graph(part: Part, module: nn.Module, inputs: Inputs) -> ModelProto:
 
 def _torch_programs(part: Part, device: torch.device) -> Iterator[Program]:
     for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if dtype != torch.float32 and part.in_float32:
+            continue
         if dtype == torch.float16 and device.type == "cpu":
             continue
         module = copy.deepcopy(part.module)

@@ -179,8 +179,9 @@ def batches_table(name: str, network: Document) -> Table:
 def latency(measured: Measured) -> Section:
     """Every library, precision and form of the networks."""
     result = measured.document
+    stem = measured.name.removesuffix(".json")
     return Section(
-        anchor="latency",
+        anchor=f"latency-{stem}",
         title="The networks in every library and precision",
         source=measured.name,
         text=[
@@ -190,7 +191,7 @@ def latency(measured: Measured) -> Section:
             "time that the bf16 line stands for. A bar beyond a line says that the library multiplies faster "
             "than PyTorch's matrix product of that precision, or with fewer bits.",
         ],
-        figures=[roofline(result)],
+        figures=[roofline(result, stem)],
         tables=[programs_table(name, network) for name, network in result["networks"].items()],
     )
 
@@ -201,7 +202,7 @@ def fastest(network: Document, batch: int) -> list[Document]:
     return sorted(rows, key=lambda row: row["ms_per_face"])[:SHOWN_PROGRAMS]
 
 
-def roofline(result: Document) -> Figure:
+def roofline(result: Document, stem: str) -> Figure:
     """Achieved rates beside those of matrix products, a panel a network, at the largest batch."""
     networks = result["networks"]
     most = max(len(fastest(network, _largest(network))) for network in networks.values())
@@ -229,7 +230,7 @@ def roofline(result: Document) -> Figure:
         axes.margins(x=0.1)
     return finish(
         figure,
-        "roofline",
+        f"roofline-{stem}",
         "Roofline: rates of the fastest programs beside the measured matrix products (blue float32, orange "
         "16 bits, green int8).",
     )
