@@ -125,7 +125,7 @@ $(BENCH)/anonymiser_curve.json:
 
 $(BENCH)/reconstruction.json:
 	$(BENCH_PYTHON) -m benchmarks.efficacy reconstruction $(ON_LFW) --faces $(PACK) \
-		--folder $(BENCH)/reconstruction --out $@
+		--sheet-of $(SHARED)/data/synthetic/targets --folder $(BENCH)/reconstruction --out $@
 
 $(BENCH)/photo.json:
 	$(BENCH_PYTHON) -m benchmarks.latency photo --out $@

@@ -327,8 +327,10 @@ def test_the_command_trains_attackers_and_goes_on(
     assert "1 release at 0.5: not all of 1 steps; run the same to go on" in stopped.output
     assert not (tmp_path / "out.json").exists()
     for _ in range(2):
-        done = run(reconstruction.command, lfw, bundle, tmp_path, *more)
+        done = run(reconstruction.command, lfw, bundle, tmp_path, *more, "--sheet-of", str(lfw))
         assert done.exit_code == 0, done.output
+    # Four pictures: the face, two releases, the mean face and what two attackers make of them.
+    assert Image.open(tmp_path / "out.png").size == (6 * CROP_PX, 4 * CROP_PX)
     result = read_result(tmp_path / "out.json")
     (measured,) = result["strengths"]
     assert list(measured["reconstructions"]) == ["mean face", "1 release", "2 releases"]

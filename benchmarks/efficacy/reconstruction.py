@@ -16,6 +16,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -26,14 +27,15 @@ from training.data import prepared_pack
 from training.evaluation import quality_of
 from training.monitor import fixed_threads
 
-from ..common import as_click_errors, digest_of
+from ..common import as_click_errors, digest_of, pictures_below
 from ..schema import write_result
+from .contact_sheet import contact_sheet
 from .on_lfw import View2, about, anonymiser_options, is_stochastic, strengths_of
 from .pictures import Perceptual, perceptual_distances
-from .privacy import aligned, areas_of, means_of, privacy_of, with_prefix
+from .privacy import areas_of, means_of, privacy_of, with_prefix
 from .recognition import find_main_face
-from .reconstructors import MEAN_FACE, Reconstructor, mean_face, train_reconstructor
-from .releases import Releaser, averaged
+from .reconstructors import MEAN_FACE, Reconstructor, attack, mean_face, train_reconstructor
+from .releases import Releaser
 from .shards import in_shards
 from .suspicion import finish, suspicions_of
 
@@ -53,8 +55,6 @@ def look_at(
 ) -> dict[str, float] | None:
     """How alike to a clean face are what was published of it and what every attacker makes of that.
 
-    An attacker has the clean face's landmarks: found by hand, say.
-
     Returns:
         ``STRENGTH/VERSION/AREA/MEASURE``, and ``releases/STRENGTH``, the SSIM of two releases where there are
         two; None where no face is found on the clean picture.
@@ -63,26 +63,15 @@ def look_at(
     face = find_main_face(clean, releaser.detector)
     if face is None:
         return None
-    size = releaser.bundle.manifest.image_size
-    source = aligned(clean, face.landmarks, size)
+    core = areas_of(releaser.bundle.manifest.image_size)["core"]
     row: dict[str, float] = {}
     for strength, by_name in attackers.items():
-        count = max(attacker.releases for attacker in by_name.values())
-        crops = [
-            aligned(
-                releaser.release(clean, strength=strength, picture=number, number=n), face.landmarks, size
-            )
-            for n in range(count)
-        ]
-        versions = {PUBLISHED: crops[0]} | {
-            name: attacker.reconstruct(averaged(crops[: attacker.releases])[None])[0]
-            for name, attacker in by_name.items()
-        }
-        for version, crop in versions.items():
-            row |= with_prefix(f"{strength:g}/{version}", privacy_of(source, crop, perceptual))
-        if count > 1:
-            core = areas_of(size)["core"]
-            row[f"releases/{strength:g}"] = quality_of(crops[0][core], crops[1][core])["ssim"]
+        found = attack(clean, face.landmarks, by_name, releaser, strength=strength, picture=number)
+        first, *others = found.releases
+        for version, crop in ({PUBLISHED: first} | found.reconstructed).items():
+            row |= with_prefix(f"{strength:g}/{version}", privacy_of(found.source, crop, perceptual))
+        if others:
+            row[f"releases/{strength:g}"] = quality_of(first[core], others[0][core])["ssim"]
     return row
 
 
@@ -196,6 +185,12 @@ def table_of(result: dict[str, Any]) -> Table:
 )
 @click.option("--steps", default=3000, show_default=True, help="Of each training.")
 @click.option("--minutes", type=float, help="Train no longer than this now.")
+@click.option(
+    "--sheet-of",
+    type=click.Path(path_type=Path, exists=True),
+    help="Pictures, of nobody best, to look at what attackers make of: writes a sheet of the first eight "
+    "beside --out, as .png.",
+)
 def command(
     root: Path,
     bundle: Path,
@@ -213,6 +208,7 @@ def command(
     counts: tuple[int, ...],
     steps: int,
     minutes: float | None,
+    sheet_of: Path | None,
 ) -> None:
     """Trains reconstructors with the public bundle, and measures what they bring back."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
@@ -247,6 +243,11 @@ def command(
                     click.echo(f"{name} at {strength:g}: not all of {steps} steps; run the same to go on")
                     return
                 attackers[strength][name] = trained
+        if sheet_of is not None:
+            by_name = attackers[max(attackers)]
+            sheet = contact_sheet(pictures_below(sheet_of)[:8], releaser, by_name, strength=max(attackers))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sheet).save(out.with_suffix(".png"))
         result = measure(
             View2.read(root, pairs),
             releaser,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.manifest import Bundle
 from training.evaluation.crops import Crops
 from training.noise_pool import NoisePool
 
 from .erasers import Erase, by_network
+from .privacy import aligned
+from .published import Pixels
 from .purifier import Learning, PurifierTraining
-from .releases import make_releases
+from .releases import Releaser, averaged, make_releases
 
 MEAN_FACE = "mean face"
 # A photo's resolution is not the crop's, so a published face is a little softer or sharper than a pair's.
@@ -45,6 +48,42 @@ def mean_face(faces: Crops) -> Reconstructor:
     """
     mean = np.rint(np.mean(faces, axis=0, dtype=np.float64)).astype(np.uint8)
     return Reconstructor(releases=1, reconstruct=lambda asked: np.repeat(mean[None], len(asked), axis=0))
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A face, what was published of it, and what attackers make of that: aligned, ``(S, S, 3)`` each."""
+
+    source: Pixels
+    releases: list[Pixels]
+    reconstructed: dict[str, Pixels]
+
+
+def attack(
+    clean: Pixels,
+    landmarks: NDArray[np.floating],
+    attackers: Mapping[str, Reconstructor],
+    releaser: Releaser,
+    *,
+    strength: float,
+    picture: int,
+) -> Attacked:
+    """Publishes a picture as often as the greediest attacker wants it, and lets each have its releases.
+
+    Args:
+        landmarks: ``(5, 2)`` of the clean face, which attackers have, too: found by hand, say.
+        picture: its number, see ``Releaser.release``.
+    """
+    size = releaser.bundle.manifest.image_size
+    releases = [
+        aligned(releaser.release(clean, strength=strength, picture=picture, number=n), landmarks, size)
+        for n in range(max(attacker.releases for attacker in attackers.values()))
+    ]
+    reconstructed = {
+        name: attacker.reconstruct(averaged(releases[: attacker.releases])[None])[0]
+        for name, attacker in attackers.items()
+    }
+    return Attacked(aligned(clean, landmarks, size), releases, reconstructed)
 
 
 def train_reconstructor(
