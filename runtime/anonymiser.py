@@ -49,11 +49,7 @@ class Anonymiser(FacePipeline):
         watch: Watch = nullcontext,
         normal: Normal = fresh_normal,
     ) -> None:
-        if bundle.manifest.system != "anonymiser":
-            raise BundleError(
-                f"expected a bundle of the anonymiser in {bundle.folder}, found one of the "
-                f"{bundle.manifest.system}; export one: python -m export.build --system anonymiser ..."
-            )
+        check_anonymiser(bundle)
         if isinstance(backend, str):
             check_full_precision(backend)
         self._shapes = noise_shapes(bundle.manifest)
@@ -114,6 +110,19 @@ class Anonymiser(FacePipeline):
         if strength == 0:
             raise ErasableMaskError("no noise would be injected with strength 0; set a strength above 0")
         return strength
+
+
+def check_anonymiser(bundle: Bundle) -> None:
+    """Refuses a bundle of another system.
+
+    Raises:
+        BundleError: it is not the anonymiser's.
+    """
+    if bundle.manifest.system != "anonymiser":
+        raise BundleError(
+            f"expected a bundle of the anonymiser in {bundle.folder}, found one of the "
+            f"{bundle.manifest.system}; export one: python -m export.build --system anonymiser ..."
+        )
 
 
 def noise_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from benchmarks.efficacy.shards import in_shards
 from benchmarks.efficacy.verification import view_2_accuracy
 from benchmarks.schema import read_result
 from runtime.backends.fake import FakeBackend
-from runtime.errors import NoFaceError
+from runtime.detection import FaceDetector
+from runtime.errors import BundleError, NoFaceError
 from runtime.manifest import Bundle
 from training.batches import to_network
 from training.data import FacePack, FacePair
@@ -110,6 +112,41 @@ def test_an_attackers_means_tend_to_what_is_left_of_the_face(bundle: Bundle, tmp
     assert np.array_equal(
         make_releases(bundle, faces(12), tmp_path, releases=16, **settings).published, made.published
     )
+
+
+def test_releases_of_other_faces_are_made_anew(bundle: Bundle, tmp_path: Path) -> None:
+    """Kept ones would be paired with faces that they do not show."""
+    settings: dict[str, Any] = {"strength": 0.5, "releases": 1, "quality": 95, "seed": 0, "threads": 1}
+    one = make_releases(bundle, faces(4), tmp_path, **settings)
+    other = make_releases(bundle, 255 - faces(4), tmp_path, **settings)
+    assert np.abs(other.published[:, 0].astype(int) - (255 - faces(4))[:, 0]).mean() < 6
+    assert one.made_with != other.made_with
+
+
+def test_a_bundle_of_the_mask_is_refused(public_bundle: Bundle) -> None:
+    with pytest.raises(
+        BundleError, match=r"expected a bundle of the anonymiser in .*, found one of the mask"
+    ):
+        Releaser(public_bundle, quality=95, seed=0)
+
+
+def test_the_clean_picture_is_looked_at_once_for_all_its_releases(
+    lfw: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Besides it every release is: twice three strengths, the clean picture once each time."""
+    looked_at: list[np.ndarray] = []
+    detect = FaceDetector.detect
+
+    def counting(self: FaceDetector, picture: np.ndarray) -> Any:
+        looked_at.append(picture)
+        return detect(self, picture)
+
+    monkeypatch.setattr(FaceDetector, "detect", counting)
+    (photo, *_) = View2.read(lfw, None).photos
+    with Releaser(bundle, quality=95, seed=0, threads=1) as releaser:
+        for _ in range(2):
+            assert anonymiser.look_at(photo, 0, releaser, [Colours()], (0.25, 0.5, 1.0), {})
+    assert len(looked_at) == 2 * (1 + 3)
 
 
 # Recognition.
@@ -326,6 +363,11 @@ def test_the_command_trains_attackers_and_goes_on(
     stopped = run(reconstruction.command, lfw, bundle, tmp_path, *more, "--minutes", "0")
     assert "1 release at 0.5: not all of 1 steps; run the same to go on" in stopped.output
     assert not (tmp_path / "out.json").exists()
+    in_lfw = replace(pack, names=("Ada_0009.jpg", *pack.names[1:]))
+    write_pack(tmp_path / "in-lfw", in_lfw)
+    refused = run(reconstruction.command, lfw, bundle, tmp_path, "--faces", str(tmp_path / "in-lfw"))
+    assert refused.exit_code == 1
+    assert "found pictures of 1 who are, e.g. Ada; give --faces a pack of other people" in refused.output
     for _ in range(2):
         done = run(reconstruction.command, lfw, bundle, tmp_path, *more, "--sheet-of", str(lfw))
         assert done.exit_code == 0, done.output

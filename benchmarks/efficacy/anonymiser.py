@@ -65,10 +65,11 @@ def look_at(
     source = aligned(clean, face.landmarks, size)
     own = {r.name: r.embed(clean, face.landmarks) for r in recognizers}
     row = {"photo": photo.stem, **with_prefix(f"seen/{CLEAN}", own)}
-    for strength in strengths:
+    lost = {name: np.full_like(embedding, np.nan) for name, embedding in own.items()}
+    # All before any is looked at: the detector then looks at the clean picture once.
+    releases = [releaser.release(clean, strength=strength, picture=number) for strength in strengths]
+    for strength, published in zip(strengths, releases, strict=True):
         version = f"{strength:g}"
-        published = releaser.release(clean, strength=strength, picture=number)
-        lost = {name: np.full_like(embedding, np.nan) for name, embedding in own.items()}
         seen = embed_main_face(published, releaser.detector, recognizers) or lost
         privacy = privacy_of(source, aligned(published, face.landmarks, size), perceptual)
         row |= with_prefix(f"seen/{version}", seen) | with_prefix(f"privacy/{version}", privacy)

@@ -139,6 +139,24 @@ def measure(
     }
 
 
+def check_nobody_in_both(names: Sequence[str], view: View2) -> None:
+    """Refuses to measure an attacker on the people that it learned from, as far as names tell.
+
+    Args:
+        names: of the attacker's pictures.
+
+    Raises:
+        ValueError: a picture is called after somebody of the view, as LFW's are.
+    """
+    people = {photo.parent.name for photo in view.photos}
+    both = sorted(people & {Path(name).stem.rpartition("_")[0] for name in names})
+    if both:
+        raise ValueError(
+            f"expected an attacker's faces of nobody in {view.name}, found pictures of {len(both)} who are, "
+            f"e.g. {both[0]}; give --faces a pack of other people"
+        )
+
+
 def table_of(result: dict[str, Any]) -> Table:
     """A row a strength and attacker: how alike the core of the face is to the clean one's."""
     table = Table(title=f"{result['pictures']} pictures of {result['data']}: alike to the clean face")
@@ -173,7 +191,9 @@ def table_of(result: dict[str, Any]) -> Table:
     type=click.Path(path_type=Path, exists=True),
     help="The attacker's own: a pack of training faces, as training prepares them.",
 )
-@click.option("--trained-on", default=8000, show_default=True, help="Of these faces.")
+@click.option(
+    "--trained-on", default=8000, show_default=True, type=click.IntRange(min=1), help="Of these faces."
+)
 @click.option(
     "--releases",
     "counts",
@@ -183,7 +203,9 @@ def table_of(result: dict[str, Any]) -> Table:
     show_default=True,
     help="Of one photo, which an attacker averages; repeatable.",
 )
-@click.option("--steps", default=3000, show_default=True, help="Of each training.")
+@click.option(
+    "--steps", default=3000, show_default=True, type=click.IntRange(min=1), help="Of each training."
+)
 @click.option("--minutes", type=float, help="Train no longer than this now.")
 @click.option(
     "--sheet-of",
@@ -221,7 +243,10 @@ def command(
 
     with as_click_errors():
         releaser = Releaser(open_bundle(bundle), quality=quality, seed=seed, threads=threads)
-        own = prepared_pack(faces, releaser.bundle.manifest.image_size).first(trained_on).crops
+        view = View2.read(root, pairs)
+        pack = prepared_pack(faces, releaser.bundle.manifest.image_size).first(trained_on)
+        check_nobody_in_both(pack.names, view)
+        own = pack.crops
         attackers: dict[float, dict[str, Reconstructor]] = {}
         for strength in strengths_of(releaser, strengths):
             attackers[strength] = {MEAN_FACE: mean_face(own)}
@@ -249,7 +274,7 @@ def command(
             out.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(sheet).save(out.with_suffix(".png"))
         result = measure(
-            View2.read(root, pairs),
+            view,
             releaser,
             attackers,
             perceptual=perceptual_distances(lpips_alex, lpips_vgg),

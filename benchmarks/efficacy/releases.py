@@ -13,18 +13,18 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.anonymiser import NETWORK, Anonymiser, noise_shapes
+from runtime.anonymiser import NETWORK, Anonymiser, check_anonymiser, noise_shapes
 from runtime.backends import DEFAULT_BACKEND, BackendFactory, create_backend
 from runtime.detection import FaceDetector
 from runtime.manifest import Bundle
+from runtime.results import Face
 from training.batches import to_network
 from training.evaluation.crops import Crops, jpeg, to_uint8
 from training.stages.publish import Publish
 
 from . import published
-from .pairs import SHARD, Pairs
+from .pairs import Pairs, published_pairs
 from .published import Pixels
-from .shards import in_shards
 
 # Whose noise it is: a reconstructor must not be tested with the noise that it learned with.
 OWNER, ATTACKER = 0, 1
@@ -54,6 +54,18 @@ def averaged(releases: Sequence[Crops]) -> Crops:
     return np.rint(np.mean(releases, axis=0, dtype=np.float32)).astype(np.uint8)
 
 
+class OnceDetector(FaceDetector):
+    """Looks once at a picture that it is shown several times in a row, as for all its releases."""
+
+    _last: tuple[Pixels, tuple[Face, ...]] | None = None
+
+    def detect(self, picture: Pixels) -> tuple[Face, ...]:
+        """See ``FaceDetector.detect``; the very same array must not have changed."""
+        if self._last is None or self._last[0] is not picture:
+            self._last = picture, super().detect(picture)
+        return self._last[1]
+
+
 class Releaser:
     """A bundle of the anonymiser as it is used, and the files that it publishes. A context manager.
 
@@ -63,6 +75,9 @@ class Releaser:
         seed: of all noise.
         threads: CPU threads of each network.
         backend: of the network; a function may put something else in its place.
+
+    Raises:
+        BundleError: the bundle is not the anonymiser's.
     """
 
     def __init__(
@@ -74,6 +89,7 @@ class Releaser:
         threads: int | None = None,
         backend: str | BackendFactory = DEFAULT_BACKEND,
     ) -> None:
+        check_anonymiser(bundle)
         self.bundle, self.quality, self.seed, self.threads = bundle, quality, seed, threads
         self._backend = backend
         self._noise = SeededNoise(seed, OWNER)
@@ -81,9 +97,15 @@ class Releaser:
 
     def __enter__(self) -> Releaser:
         enter = self._stack.enter_context
-        self.detector = enter(FaceDetector.from_bundle(self.bundle, threads=self.threads))
+        self.detector = enter(OnceDetector.from_bundle(self.bundle, threads=self.threads))
         self._anonymiser = enter(
-            Anonymiser(self.bundle, backend=self._backend, threads=self.threads, normal=self._noise)
+            Anonymiser(
+                self.bundle,
+                backend=self._backend,
+                threads=self.threads,
+                detector=self.detector,
+                normal=self._noise,
+            )
         )
         return self
 
@@ -123,9 +145,11 @@ def make_releases(
 
     Args:
         clean: ``(N, S, S, 3)`` uint8 RGB aligned faces.
-        folder: keeps the means, by network and settings; rerun to go on.
+        folder: keeps the means, by network, settings and faces; rerun to go on.
+        strength: of the noise, in (0, 1].
         releases: of each face.
         quality: of the JPEG files.
+        seed: of the noise, which is none that ``Releaser`` draws.
     """
     network = bundle.manifest.models[NETWORK].sha256
     shapes = noise_shapes(bundle.manifest)
@@ -143,14 +167,7 @@ def make_releases(
             output = painter.run(inputs)["anonymised"]
             return jpeg(to_uint8(publish(to_network(faces), to_network(output))), quality)
 
-        def make(indices: Sequence[int]) -> Mapping[str, NDArray]:
-            step = bundle.manifest.max_batch
-            means = []
-            for some in (indices[i : i + step] for i in range(0, len(indices), step)):
-                faces = np.array(clean[list(some)])  # a pack is mapped, and read-only
-                means.append(averaged([release(some, faces, number) for number in range(releases)]))
-            return {"published": np.concatenate(means)}
+        def mean(indices: Sequence[int], faces: Crops) -> Crops:
+            return averaged([release(indices, faces, number) for number in range(releases)])
 
-        shards = folder / f"releases-{network[:12]}-s{strength:g}-k{releases}-q{quality}-{seed}"
-        made = in_shards(range(len(clean)), make, shards, size=SHARD, title=f"{releases} of each face")
-    return Pairs(np.asarray(clean), made["published"], made_with)
+        return published_pairs(clean, mean, folder, made_with=made_with, batch=bundle.manifest.max_batch)
