@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -65,9 +66,11 @@ def plain(value: Any) -> Any:
 
 
 def write_json(result: Mapping[str, Any], path: Path) -> None:
-    """Writes a result in the form of ``plain``."""
+    """Writes a result in the form of ``plain``, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(plain(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 def percent(estimate: Estimate) -> str:
