@@ -27,7 +27,7 @@ from benchmarks.serving.inside import Inside
 from benchmarks.serving.overhead import Round
 from benchmarks.serving.perf_analyzer import Load, LoadError, find, measure, read_table
 from benchmarks.serving.plain_server import application
-from benchmarks.serving.served import Running, Server, upstream_url, write_repository
+from benchmarks.serving.served import Running, Server, backends_of, model_of, upstream_url, write_repository
 from benchmarks.serving.soak import (
     GROWTH_LIMIT_MIB,
     Clients,
@@ -36,10 +36,13 @@ from benchmarks.serving.soak import (
     memory,
     slope_mib_per_hour,
 )
-from benchmarks.serving.throughput import knobs, peers, row_of, split
+from benchmarks.serving.throughput import knobs, network_ms_per_face, peers, row_of, split
 from runtime.backends import create_backend
 from runtime.manifest import open_bundle
 from runtime.shipped import default_bundle
+
+from .conftest import MakeBundle
+from .toy_anonymiser import toy_anonymiser
 
 http = pytest.importorskip(
     "tritonclient.http", reason="tritonclient is not installed: pip install '.[triton]'"
@@ -127,6 +130,20 @@ def test_a_generator_that_fails_is_quoted(tmp_path: Path) -> None:
         measure(program, url="127.0.0.1:1", protocol="grpc", model="m", faces=1, concurrency=1, requests=1)
 
 
+def test_an_anonymiser_is_asked_for_its_own_network(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """By default only on what computes in float32; the mask is what it was."""
+    bundle = toy_anonymiser(make_bundle)
+    assert model_of(bundle.manifest) == "anonymise"
+    assert backends_of(bundle.manifest, ()) == ["ort-cpu"]
+    assert backends_of(bundle.manifest, ("openvino-fp32",)) == ["openvino-fp32"]
+    write_repository(bundle.folder, tmp_path / "models", Server(name="fused"))
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["anonymise"]
+    times_ms = network_ms_per_face(bundle.folder, "ort-cpu", 1)
+    assert all(ms > 0 for ways in times_ms.values() for ms in ways.values())
+    shipped = open_bundle(default_bundle("public")).manifest
+    assert (model_of(shipped), backends_of(shipped, ())) == ("protect", ["ort-cpu", "openvino-bf16"])
+
+
 def test_the_compared_repositories_differ_in_what_is_compared(tmp_path: Path) -> None:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
@@ -208,7 +225,7 @@ class Told:
     """A server whose statistics and metrics grow by what one request took."""
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests, self.model = 0, "protect"
         self.metrics = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         threading.Thread(target=self.metrics.serve_forever, daemon=True).start()
         self.metrics_port = self.metrics.server_port
@@ -343,7 +360,9 @@ def test_a_soak_that_grows_is_a_failure(
     @contextmanager
     def running(server: Server, *_: Any, **__: Any) -> Iterator[Running]:
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-            yield Running(server=server, process=process, url=url, protocol="grpc", http_url=url)
+            yield Running(
+                server=server, model="protect", process=process, url=url, protocol="grpc", http_url=url
+            )
 
     def grown(_: int) -> dict[str, float]:
         return {"stubs": 100.0 + mib_in_a_second * time.monotonic(), "supervisor": 50.0}

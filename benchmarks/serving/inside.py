@@ -8,16 +8,14 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .served import MODEL, Running
+from .served import Running
 
 # Triton's phases of a request. "Infer" is all that the network's process does, with the way there and back.
 _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
 # The process's own metrics come with the first batch after a second.
 _REPORTED_S = 1.1
-_STAGE = re.compile(
-    rf'^erasablemask_stage_seconds_total{{model="{MODEL}",stage="(\w+)"}} (\S+)$', re.MULTILINE
-)
-_BATCHES = re.compile(rf'^erasablemask_batches_total{{model="{MODEL}"}} (\S+)$', re.MULTILINE)
+_STAGE = re.compile(r'^erasablemask_stage_seconds_total{model="(\w+)",stage="(\w+)"} (\S+)$', re.MULTILINE)
+_BATCHES = re.compile(r'^erasablemask_batches_total{model="(\w+)"} (\S+)$', re.MULTILINE)
 
 
 class Inside:
@@ -54,5 +52,7 @@ class Inside:
         triton["count"] = float(stats["success"].get("count", 0))
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
-        stages = {name: float(value) for name, value in _STAGE.findall(text)}
-        return triton, {**stages, "count": float(_BATCHES.findall(text)[0])}
+        asked = self._answering.model
+        stages = {name: float(value) for model, name, value in _STAGE.findall(text) if model == asked}
+        (batches,) = (float(value) for model, value in _BATCHES.findall(text) if model == asked)
+        return triton, {**stages, "count": batches}

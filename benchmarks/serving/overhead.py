@@ -32,7 +32,7 @@ from runtime.shipped import default_bundle
 from ..common import about_bundle, as_click_errors, environment
 from ..schema import write_result
 from .inside import Inside
-from .served import MODEL, Running, Server, running, upstream_url
+from .served import BACKENDS, Running, Server, backends_of, model_of, running, upstream_url
 
 # The network in this process: in a row, and with pauses as long as those between requests to a server.
 STEADY, PAUSED = "network alone", "network alone, with pauses"
@@ -50,8 +50,7 @@ TRITON, DOOR, CLIENT, MEMORY = "Triton", "door", "client", "client, shared memor
     "backends",
     multiple=True,
     type=click.Choice(SERVER_BACKENDS),
-    default=("ort-cpu", "openvino-bf16"),
-    show_default=True,
+    help=f"[default: {', '.join(BACKENDS)}; of an anonymiser those in float32]",
 )
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--requests", default=100, show_default=True, type=click.IntRange(min=1), help="In a round.")
@@ -68,15 +67,17 @@ def command(
 ) -> None:
     """Measures one face on its way through client, door, Triton and the network's process."""
     folder = bundle or default_bundle("public")
+    with as_click_errors():
+        opened = open_bundle(folder)
     result: dict[str, Any] = {
         "benchmark": "serving overhead",
         "environment": environment(),
-        "bundle": about_bundle(open_bundle(folder), MODEL),
+        "bundle": about_bundle(opened, model_of(opened.manifest)),
         "settings": {"threads": threads, "requests": requests, "rounds": rounds},
         "rows": [],
     }
     with as_click_errors():
-        for backend in backends:
+        for backend in backends_of(opened.manifest, backends):
             server = Server(name="overhead", backend=backend, threads=threads)
             result["rows"] += measured(folder, venv, server, requests, rounds)
     write_result(result, out)
@@ -161,10 +162,10 @@ def _paths(bundle: Path, answering: Running) -> Iterator[dict[str, Callable[[], 
     """Each asks once for one black face."""
     import grpc
 
-    opened = open_bundle(bundle)
-    specs = opened.manifest.models[MODEL].inputs
+    opened, model = open_bundle(bundle), answering.model
+    specs = opened.manifest.models[model].inputs
     inputs = {spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in specs}
-    request = _message(inputs)
+    request = _message(model, inputs)
     with ExitStack() as stack:
 
         def to(url: str) -> Callable[[], Any]:
@@ -174,11 +175,11 @@ def _paths(bundle: Path, answering: Running) -> Iterator[dict[str, Callable[[], 
 
         def client(*, shared_memory: bool) -> Callable[[], Any]:
             server = TritonServer(url=f"grpc://{answering.url}", shared_memory=shared_memory)
-            backend = stack.enter_context(server.connect(MODEL, opened.manifest))
+            backend = stack.enter_context(server.connect(model, opened.manifest))
             return lambda: backend.run(inputs)
 
         network = stack.enter_context(
-            create_backend(answering.server.backend, opened.read(MODEL), threads=answering.server.threads)
+            create_backend(answering.server.backend, opened.read(model), threads=answering.server.threads)
         )
         yield {
             STEADY: lambda: network.run(inputs),
@@ -190,10 +191,10 @@ def _paths(bundle: Path, answering: Running) -> Iterator[dict[str, Callable[[], 
         }
 
 
-def _message(inputs: Tensors) -> bytes:
+def _message(model: str, inputs: Tensors) -> bytes:
     from tritonclient.grpc import service_pb2
 
-    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    request = service_pb2.ModelInferRequest(model_name=model)
     for name, values in inputs.items():
         request.inputs.add(name=name, datatype=DATA_TYPES[values.dtype.name], shape=values.shape)
         request.raw_input_contents.append(values.tobytes())

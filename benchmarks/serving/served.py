@@ -5,20 +5,34 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.manifest import open_bundle
+from runtime.backends import FULL_PRECISION
+from runtime.manifest import Manifest, open_bundle
 from runtime.serving.endpoint import free_port
-from runtime.serving.repository import configurations
+from runtime.serving.repository import configurations, names_of
 from runtime.serving.triton_config import ONNX
 
-MODEL = "protect"
+# Measured where none are named.
+BACKENDS = ("ort-cpu", "openvino-bf16")
 _START_S = 180.0
 _END_S = 60.0
+
+
+def model_of(manifest: Manifest) -> str:
+    """The network that a photo's faces are sent to: ``protect`` or ``anonymise``."""
+    return names_of(manifest)[0]
+
+
+def backends_of(manifest: Manifest, asked: Sequence[str]) -> list[str]:
+    """What was asked for; or else those of ``BACKENDS`` that may run the bundle's networks."""
+    if asked:
+        return list(asked)
+    return [name for name in BACKENDS if manifest.system != "anonymiser" or name in FULL_PRECISION]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +70,7 @@ class Running:
 
     Attributes:
         server: how it is set.
+        model: the network that is asked.
         process: of the server, or of what supervises it.
         url: ``host:port``.
         protocol: ``grpc`` or ``http``.
@@ -64,6 +79,7 @@ class Running:
     """
 
     server: Server
+    model: str
     process: subprocess.Popen[bytes]
     url: str
     protocol: str
@@ -74,9 +90,9 @@ class Running:
         """The protocol's, of the network."""
         with _client(self) as client:
             if self.protocol == "http":
-                answer = client.get_inference_statistics(MODEL)
+                answer = client.get_inference_statistics(self.model)
             else:
-                answer = client.get_inference_statistics(MODEL, as_json=True)
+                answer = client.get_inference_statistics(self.model, as_json=True)
         found: dict[str, Any] = answer["model_stats"][0]
         return found
 
@@ -111,10 +127,11 @@ def running(
         ValueError: it does not become ready; its log's end is in the message.
     """
     folder.mkdir(parents=True)
+    model = model_of(open_bundle(bundle).manifest)
     port, metrics_port, http_port = free_port(), *(free_port() if w else None for w in (watched, http))
     if server.kind == "plain":
         command = [sys.executable, "-m", "benchmarks.serving.plain_server", "--bundle", str(bundle)]
-        command += ["--model", MODEL, "--backend", server.backend, "--port", str(port)]
+        command += ["--model", model, "--backend", server.backend, "--port", str(port)]
     else:
         write_repository(bundle, folder / "models", server)
         command = [sys.executable, "-m", "runtime.cli", "serve", "--role", "public", "--bundle", str(bundle)]
@@ -129,6 +146,7 @@ def running(
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     answering = Running(
         server=server,
+        model=model,
         process=process,
         url=f"127.0.0.1:{port}",
         protocol="http" if server.kind == "plain" else "grpc",
@@ -170,7 +188,7 @@ def write_repository(bundle: Path, folder: Path, server: Server) -> None:
     from tritonclient.grpc import model_config_pb2
 
     opened = open_bundle(bundle)
-    for name in ("protect", "attributes"):
+    for name in names_of(opened.manifest):
         text = configurations(opened, name, instances=server.instances)[ONNX.config]
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
         config.dynamic_batching.max_queue_delay_microseconds = server.delay_us
@@ -199,7 +217,7 @@ def _wait_until_ready(running: Running, log: Path) -> None:
     while time.monotonic() < until and running.process.poll() is None:
         # Both clients raise what their transport raises while nobody listens.
         with suppress(Exception), _client(running) as client:
-            if client.is_model_ready(MODEL):
+            if client.is_model_ready(running.model):
                 return
         time.sleep(0.1)
     end = log.read_text(errors="replace").strip().splitlines()[-3:]

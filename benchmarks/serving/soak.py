@@ -24,7 +24,7 @@ from runtime.shipped import default_bundle
 
 from ..common import about_bundle, as_click_errors, environment
 from ..schema import write_result
-from .served import MODEL, Server, running
+from .served import Server, model_of, running
 
 SAMPLE_S = 5.0
 # Longest wait for an answer.
@@ -86,7 +86,7 @@ def command(
     result: dict[str, Any] = {
         "benchmark": "soak",
         "environment": environment(),
-        "bundle": about_bundle(open_bundle(folder), MODEL),
+        "bundle": about_bundle(open_bundle(folder), server.model),
         "settings": {
             "backend": backend,
             "minutes": minutes,
@@ -127,7 +127,9 @@ class Clients:
     def __init__(self, urls: Sequence[str], bundle: Path, count: int) -> None:
         self.times_ms: list[tuple[float, float]] = []
         self.errors: list[str] = []
-        self._entry = open_bundle(bundle).manifest.models[MODEL]
+        manifest = open_bundle(bundle).manifest
+        self._model = model_of(manifest)
+        self._entry = manifest.models[self._model]
         self._end = threading.Event()
         self._threads = [
             threading.Thread(target=self._send, args=(urls[seed % len(urls)], seed)) for seed in range(count)
@@ -151,7 +153,7 @@ class Clients:
                 inputs = self._faces(rng)
                 start = time.monotonic()
                 try:
-                    transport.infer(MODEL, inputs, self._entry.outputs, ANSWER_S)
+                    transport.infer(self._model, inputs, self._entry.outputs, ANSWER_S)
                 except TransportError as error:
                     self.errors.append(f"{time.monotonic():.1f}: {error}")
                 else:

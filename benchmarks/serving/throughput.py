@@ -28,7 +28,7 @@ from runtime.shipped import default_bundle
 from ..common import about_bundle, as_click_errors, environment
 from ..schema import write_result
 from .perf_analyzer import Load, find, measure
-from .served import MODEL, Running, Server, running
+from .served import BACKENDS, Running, Server, backends_of, model_of, running
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
 # Requests of one measurement: at least this many, and this many of every client.
@@ -55,8 +55,7 @@ FUSED, SINGLE, PLAIN = "fused batches", "batching off", "FastAPI"
     "backends",
     multiple=True,
     type=click.Choice(SERVER_BACKENDS),
-    default=("ort-cpu", "openvino-bf16"),
-    show_default=True,
+    help=f"[default: {', '.join(BACKENDS)}; of an anonymiser those in float32]",
 )
 @click.option("--concurrency", "levels", multiple=True, type=click.IntRange(min=1), default=CONCURRENCIES)
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
@@ -76,16 +75,17 @@ def command(
     """Measures throughput and latency of running servers, in turns."""
     with as_click_errors():
         folder = bundle or default_bundle("public")
+        manifest = open_bundle(folder).manifest
         program = find(venv)
         result: dict[str, Any] = {
             "benchmark": "serving",
             "environment": environment(),
-            "bundle": about_bundle(open_bundle(folder), MODEL),
+            "bundle": about_bundle(open_bundle(folder), model_of(manifest)),
             "settings": {"threads": threads, "rounds": rounds, "faces_per_request": 1, "compare": compare},
             "rows": [],
             "network_ms_per_face": {},
         }
-        for backend in backends:
+        for backend in backends_of(manifest, backends):
             servers = {"peers": peers, "knobs": knobs, "split": split}[compare](backend, threads)
             alone: list[dict[str, dict[str, float]]] = []
             loads: dict[tuple[Server, int], list[tuple[Load, float]]] = {}
@@ -154,7 +154,8 @@ def network_ms_per_face(bundle: Path, backend: str, threads: int) -> dict[str, d
         where a server runs batches so.
     """
     opened = open_bundle(bundle)
-    entry, model = opened.manifest.models[MODEL], opened.read(MODEL)
+    name = model_of(opened.manifest)
+    entry, model = opened.manifest.models[name], opened.read(name)
     ways = {"together": create_backend, **({"lanes": create_for_batches} if backend in IN_LANES else {})}
     found: dict[str, dict[str, float]] = {}
     for way, create in ways.items():
@@ -179,7 +180,7 @@ def load(program: Path, running: Running, concurrency: int) -> tuple[Load, float
         program,
         url=running.url,
         protocol=running.protocol,
-        model=MODEL,
+        model=running.model,
         faces=1,
         concurrency=concurrency,
         requests=max(REQUESTS, ROUNDS_OF_A_CLIENT * concurrency),

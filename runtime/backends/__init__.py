@@ -14,6 +14,7 @@ __all__ = [
     "AUTO",
     "BACKENDS",
     "DEFAULT_BACKEND",
+    "FULL_PRECISION",
     "TENSORRT",
     "TRITON",
     "Backend",
