@@ -41,7 +41,3 @@ class Bundles:
         about = about_bundle(self.public, *networks)
         about["sha256"]["restore"] = self.authority.manifest.models["restore"].sha256
         return about
-
-    def network(self, verb: str) -> bytes:
-        """The bytes of a verb's network."""
-        return self.public.read("protect") if verb == "protect" else self.restorer

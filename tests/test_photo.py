@@ -17,6 +17,7 @@ from benchmarks.latency.networks import flops_of
 from benchmarks.latency.onnx_flops import flops_per_face
 from benchmarks.latency.stages import STAGES, StageClock, spread, time_photo
 from benchmarks.schema import read_result
+from export.anonymise import AnonymiseRequest, build_anonymiser
 from export.faces import inputs_of, synthetic_faces
 from export.onnx_graph import to_onnx
 from export.run import load_run
@@ -24,7 +25,9 @@ from runtime.pictures import read_picture
 from runtime.results import ProtectResult
 from runtime.shipped import default_bundle
 
+from .tiny_anonymiser import anonymiser_run
 from .tiny_run import NAMES, SIZE, save_run
+from .tiny_training import Silent
 
 PORTRAIT = Path(__file__).parents[1] / "examples" / "portrait.jpg"
 
@@ -132,6 +135,30 @@ def test_the_command_writes_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for row in network["programs"]:
             assert row["times_floor"] == pytest.approx(row["ms_per_face"] / floor_ms, rel=1e-2)
     assert "ort-cuda" in run.output
+
+
+def test_an_anonymisers_bundle_is_timed_by_its_own_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no authority; what it may not be computed in is missing, and float32's rate is its floor."""
+    monkeypatch.setattr(photo, "SETTLE_S", 0.0)
+    monkeypatch.setattr(networks, "SETTLE_S", 0.0)
+    anonymiser_run(tmp_path / "run").train(Silent())
+    build_anonymiser(AnonymiseRequest(run=tmp_path / "run", out=tmp_path / "bundle"))
+    options = ["--bundle", str(tmp_path / "bundle"), "--picture", str(PORTRAIT), "--backend", "ort-cpu"]
+    options += ["--backend", "openvino-bf16", "--threads", "1", "--rounds", "3", "--cold-runs", "1"]
+    options += ["--batch", "1", "--sweep-rounds", "1", "--out", str(tmp_path / "photo.json")]
+    run = CliRunner().invoke(photo.command, options)
+    assert run.exit_code == 0, run.output
+    result = read_result(tmp_path / "photo.json")
+    assert [(row["backend"], row["verb"]) for row in result["photos"]] == [("ort-cpu", "anonymise")]
+    assert [(row["backend"], row["verb"]) for row in result["cold"]] == [("ort-cpu", "anonymise")]
+    assert list(result["bundle"]["sha256"]) == list(result["networks"]) == ["anonymise"]
+    assert "less than float32 moves the anonymiser's steps" in result["missing"]["openvino-bf16"]
+    (network,) = result["networks"].values()
+    assert network["flops_per_face"] > 0
+    floor_ms = 1e3 * network["flops_per_face"] / result["matrix_rate_flops"]["fp32"]
+    assert network["floor_ms"] == pytest.approx(floor_ms, rel=1e-2, abs=1e-5)
 
 
 def test_pictures_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from runtime.detection import FaceDetector
 from runtime.manifest import Bundle
 from runtime.pictures import read_picture
 
-from ..bundles import Bundles
 from .networks import compare
 from .onnx_flops import flops_per_face
 from .programs import Inputs, Program
+from .verbs import Verb
 
 CALLS = 3
 
@@ -36,31 +36,23 @@ def aligned_faces(path: Path, bundle: Bundle, count: int) -> NDArray[np.uint8]:
 def sweep(
     faces: NDArray[np.uint8],
     backends: Sequence[str],
-    bundles: Bundles,
+    verbs: Sequence[Verb],
     *,
     batches: Sequence[int],
     threads: int,
     rounds: int,
 ) -> dict[str, Any]:
-    """Both networks alone, from the smallest to the largest batch, in turns."""
-    manifest, count = bundles.public.manifest, len(faces)
-    column = np.ones((count, 1), np.float32)
-    knobs = {
-        "attributes": np.zeros((count, len(manifest.attributes)), np.float32),
-        "strength": column * np.float32(manifest.strength),
-        "injection": column * np.float32(manifest.injection),
-    }
-    given: dict[str, Inputs] = {"protect": {"faces": faces, **knobs}, "erase": {"faces": faces}}
+    """Each verb's network alone, from the smallest to the largest batch, in turns; by the verb's name."""
     networks = {}
-    for verb, inputs in given.items():
-        model = bundles.network(verb)
+    for verb in verbs:
+        model = verb.network
         with ExitStack() as stack:
             programs = [
                 _program(stack.enter_context(create_backend(backend, model, threads=threads)))
                 for backend in backends
             ]
-            rows = compare(programs, inputs, batches, rounds=rounds, calls=CALLS)
-        networks[verb] = {"flops_per_face": flops_per_face(model), "programs": rows}
+            rows = compare(programs, verb.inputs(faces), batches, rounds=rounds, calls=CALLS)
+        networks[verb.name] = {"flops_per_face": flops_per_face(model), "programs": rows}
     return networks
 
 

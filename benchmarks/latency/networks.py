@@ -137,11 +137,13 @@ def command(
         rows = compare(programs, inputs, batches, rounds=rounds, calls=calls)
         keep_fastest(rates, where)
         result["networks"][part.name] = {"flops_per_face": flops, "missing": missing, "programs": rows}
-    for name, network in result["networks"].items():
-        network["floor_ms"] = floor_ms = 1e3 * network["flops_per_face"] / rates["bf16"]
+    for part in run.parts:
+        network = result["networks"][part.name]
+        rate = rates["fp32" if part.in_float32 else "bf16"]
+        network["floor_ms"] = floor_ms = 1e3 * network["flops_per_face"] / rate
         rows = network["programs"]
         network["programs"] = [row | ratios(row, rows, floor_ms) for row in rows]
-        show(name, network)
+        show(part.name, network)
     write_result(result, out)
 
 

@@ -1,16 +1,16 @@
 """``benchmarks.latency photo``: whole photos by stage, cold start and memory, and the networks by batch.
 
-Every backend that works here protects and erases the same photos, all in one process and in turns, so that
-what else the machine does meets all of them. Peers are not among them: they have other stages, or none.
+Every backend that works here protects and erases the same photos, or anonymises them, as the bundle does, all
+in one process and in turns, so that what else the machine does meets all of them. Peers are not among them:
+they have other stages, or none.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,19 +20,17 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from runtime.backends import create_backend
 from runtime.errors import BackendError
 from runtime.pictures import read_picture
-from runtime.pipeline import Eraser, Protector
 
-from ..bundles import Bundles
 from ..common import as_click_errors, environment
 from ..schema import write_result
 from .batches import aligned_faces, sweep
 from .cold import cold_start
 from .networks import SETTLE_S, keep_fastest
 from .photo_table import show
-from .stages import StageClock, Work, spread, spread_of_stages, time_photo
+from .stages import spread, spread_of_stages, time_photo
+from .verbs import Verb, open_subject
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = (
@@ -44,13 +42,14 @@ PACKAGED = (
 ENLARGED_PX = (4000, 2500)
 
 BACKENDS = ("ort-cpu", "openvino-fp32", "openvino-bf16")
-VERBS = ("protect", "erase")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @click.command()
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="With public/ and authority/; default: shipped."
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="With public/ and, but for an anonymiser, authority/; default: shipped.",
 )
 @click.option("--key", type=click.Path(path_type=Path), help="Default: the demo key of the bundle.")
 @click.option(
@@ -83,41 +82,43 @@ def command(
     sweep_rounds: int,
     out: Path,
 ) -> None:
-    """Times protecting and erasing whole photos, backends side by side."""
+    """Times protecting and erasing, or anonymising, whole photos, backends side by side."""
     torch.set_num_threads(threads)
     rates: dict[str, float] = {}
     with as_click_errors(), tempfile.TemporaryDirectory() as scratch:
-        bundles = Bundles.open(bundle, key)
-        usable, missing = split_by_usable(backends, bundles, threads)
+        subject = open_subject(bundle, key)
+        verbs = subject.verbs
+        usable, missing = split_by_usable(backends, verbs, threads)
         photos = by_stem(pictures) or packaged(Path(scratch))
         keep_fastest(rates, torch.device("cpu"))
-        shown, staged = time_photos(photos, usable, bundles, Path(scratch), threads=threads, rounds=rounds)
+        shown, staged = time_photos(photos, usable, verbs, Path(scratch), threads=threads, rounds=rounds)
         cold = time_cold(
             smallest_and_largest(photos, shown),
             usable,
-            bundles,
+            verbs,
             Path(scratch),
             threads=threads,
             runs=cold_runs,
         )
         networks = sweep(
-            aligned_faces(next(iter(photos.values())), bundles.public, max(batches)),
+            aligned_faces(next(iter(photos.values())), subject.public, max(batches)),
             usable,
-            bundles,
+            verbs,
             batches=batches,
             threads=threads,
             rounds=sweep_rounds,
         )
         keep_fastest(rates, torch.device("cpu"))
+    rate = rates["fp32"] if subject.in_float32 else max(rates.values())
     for network in networks.values():
-        network["floor_ms"] = floor_ms = 1e3 * network["flops_per_face"] / max(rates.values())
+        network["floor_ms"] = floor_ms = 1e3 * network["flops_per_face"] / rate
         network["programs"] = [
             row | {"times_floor": row["ms_per_face"] / floor_ms} for row in network["programs"]
         ]
     result = {
         "benchmark": "photo",
         "environment": environment(),
-        "bundle": bundles.about("protect", "attributes"),
+        "bundle": subject.about,
         "settings": {
             "threads": threads,
             "rounds": rounds,
@@ -157,7 +158,7 @@ def packaged(scratch: Path) -> dict[str, Path]:
 
 
 def split_by_usable(
-    backends: Sequence[str], bundles: Bundles, threads: int
+    backends: Sequence[str], verbs: Sequence[Verb], threads: int
 ) -> tuple[list[str], dict[str, str]]:
     """The backends that work here, and why others do not, by their name.
 
@@ -167,11 +168,10 @@ def split_by_usable(
     usable, missing = [], {}
     for name in backends:
         try:
-            create_backend(name, bundles.network("protect"), threads=threads).close()
+            with verbs[0].open(name, threads):
+                usable.append(name)
         except BackendError as error:
             missing[name] = str(error)
-        else:
-            usable.append(name)
     if not usable:
         raise BackendError(f"no backend works here: {'; '.join(missing.values())}")
     return usable, missing
@@ -180,7 +180,7 @@ def split_by_usable(
 def time_photos(
     photos: Mapping[str, Path],
     backends: Sequence[str],
-    bundles: Bundles,
+    verbs: Sequence[Verb],
     scratch: Path,
     *,
     threads: int,
@@ -198,52 +198,35 @@ def time_photos(
     taken: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     with ExitStack() as stack:
         jobs = {
-            (verb, backend): stack.enter_context(_pipeline(verb, backend, bundles, threads))
+            (verb.name, backend): (verb, stack.enter_context(verb.open(backend, threads)))
             for backend in backends
-            for verb in VERBS
+            for verb in verbs
         }
         for name, source in photos.items():
             pixels = read_picture(source).pixels
-            faces = jobs["protect", backends[0]].work(pixels).faces
+            faces = jobs[verbs[0].name, backends[0]][1].work(pixels).faces
             shown[name] = {"width_px": pixels.shape[1], "height_px": pixels.shape[0], "faces": len(faces)}
         for turn in track(range(rounds + 1), "photos"):  # the first one prepares and is not timed
             for name, original in photos.items():
-                published = scratch / f"{name}-protected.jpg"
+                published = scratch / f"{name}-published.jpg"
                 first = turn % len(jobs)  # whoever comes first after another photo finds other caches
-                for verb, backend in [*jobs][first:] + [*jobs][:first]:
-                    job = jobs[verb, backend]
-                    protects = verb == "protect"
-                    source, target = (
-                        (original, published) if protects else (published, scratch / "restored.jpg")
-                    )
+                for key in [*jobs][first:] + [*jobs][:first]:
+                    verb, job = jobs[key]
+                    source, target = _files(verb, original, published)
                     time.sleep(SETTLE_S)
                     call = time_photo(job.work, source, target, job.clock)
                     if turn:
-                        taken.setdefault((backend, verb, name), []).append(call)
+                        taken.setdefault((*key, name), []).append(call)
     return shown, [
-        {"backend": backend, "verb": verb, "picture": name, **spread_of_stages(taken[backend, verb, name])}
+        {"backend": backend, "verb": verb, "picture": name, **spread_of_stages(taken[verb, backend, name])}
         for name in photos
         for verb, backend in jobs
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    work: Work
-    clock: StageClock
-
-
-@contextmanager
-def _pipeline(verb: str, backend: str, bundles: Bundles, threads: int) -> Iterator[_Job]:
-    clock = StageClock()
-    if verb == "protect":
-        with Protector(bundles.public, backend=backend, threads=threads, watch=clock.watch) as protector:
-            yield _Job(work=protector.protect, clock=clock)
-    else:
-        with Eraser(
-            bundles.authority, bundles.restorer, backend=backend, threads=threads, watch=clock.watch
-        ) as eraser:
-            yield _Job(work=eraser.erase, clock=clock)
+def _files(verb: Verb, original: Path, published: Path) -> tuple[Path, Path]:
+    """What a verb reads and writes."""
+    return (published, published.with_name("restored.jpg")) if verb.on_published else (original, published)
 
 
 def smallest_and_largest(photos: Mapping[str, Path], shown: Mapping[str, Any]) -> dict[str, Path]:
@@ -255,7 +238,7 @@ def smallest_and_largest(photos: Mapping[str, Path], shown: Mapping[str, Any]) -
 def time_cold(
     photos: Mapping[str, Path],
     backends: Sequence[str],
-    bundles: Bundles,
+    verbs: Sequence[Verb],
     scratch: Path,
     *,
     threads: int,
@@ -269,17 +252,12 @@ def time_cold(
     taken: dict[tuple[str, str, str], list[tuple[float, float | None]]] = {}
     for _ in track(range(runs), "cold starts"):
         for name, original in photos.items():
-            for verb in VERBS:
+            for verb in verbs:
                 for backend in backends:
+                    source, target = _files(verb, original, scratch / f"{name}-published.jpg")
                     common = ["--overwrite", "--backend", backend, "--threads", str(threads)]
-                    published = scratch / f"{name}-protected.jpg"
-                    if verb == "protect":
-                        files = [str(original), "-o", str(published), "--bundle", str(bundles.public.folder)]
-                    else:
-                        files = [str(published), "-o", str(scratch / "restored.jpg")]
-                        files += ["--bundle", str(bundles.authority.folder), "--key-file", str(bundles.key)]
-                    start = cold_start([verb, *files, *common])
-                    taken.setdefault((backend, verb, name), []).append(start)
+                    start = cold_start([verb.name, str(source), "-o", str(target), *verb.options, *common])
+                    taken.setdefault((backend, verb.name, name), []).append(start)
     return [
         {
             "backend": backend,

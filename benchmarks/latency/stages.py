@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.pictures import read_picture, write_picture
-from runtime.results import EraseResult, ProtectResult
+from runtime.results import AnonymiseResult, EraseResult, ProtectResult
 
-Work = Callable[[NDArray[np.uint8]], ProtectResult | EraseResult]
+Work = Callable[[NDArray[np.uint8]], ProtectResult | EraseResult | AnonymiseResult]
 
 # ``rest`` is what no stage covers: attribute vectors, reports, the way between the stages.
 STAGES = ("decode", "detect", "align", "network", "paste", "encode", "rest")
@@ -42,7 +42,7 @@ class StageClock:
 
 
 def time_photo(work: Work, source: Path, target: Path, clock: StageClock) -> dict[str, float]:
-    """Reads, works on and writes one photo, as ``erasablemask protect`` and ``erase`` do.
+    """Reads, works on and writes one photo, as ``erasablemask protect`` and the like do.
 
     Args:
         clock: the one that the pipeline behind ``work`` watches its stages with.

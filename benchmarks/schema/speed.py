@@ -68,11 +68,13 @@ LAYERS = record(
     }
 )
 
+VERB = {"enum": ["protect", "erase", "anonymise"]}
+
 # A verb on a picture with a backend, all in one process: times in milliseconds.
 STAGED_ROW = record(
     {
         "backend": TEXT,
-        "verb": {"enum": ["protect", "erase"]},
+        "verb": VERB,
         "picture": TEXT,
         "total_ms": SPREAD,
         "stages_ms": record(
@@ -84,7 +86,7 @@ STAGED_ROW = record(
 COLD_ROW = record(
     {
         "backend": TEXT,
-        "verb": {"enum": ["protect", "erase"]},
+        "verb": VERB,
         "picture": TEXT,
         "first_photo_ms": SPREAD,
         "peak_mib": nullable(NUMBER),
