@@ -22,7 +22,7 @@ from benchmarks.report.service import alone_ms
 from benchmarks.report.summary import summarise
 from benchmarks.schema import KINDS, check, write_result
 
-from .made_results import MAKERS, peers
+from .made_results import MAKERS, alike, peers
 
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "circle", "line", "polygon"}
 
@@ -186,7 +186,27 @@ def test_the_anonymisers_headline_is_of_its_strongest_noise_and_of_the_black_box
     cost, reconstructed = summary.losses
     assert cost.startswith("black tells 87.5 (81.2-93.8) % of the anonymised pairs right")
     assert "(8 releases, strength 0.75) has an SSIM of 0.44" in reconstructed
-    assert reconstructed.endswith("; mean face of everybody has 0.38.")
+    assert reconstructed.endswith("; the mean face of others has 0.38.")
+
+
+def test_the_best_attacker_is_one_that_looks_at_the_picture() -> None:
+    """The mean face of others may be more alike than what any attacker makes."""
+    document = MAKERS["reconstruction"]()
+    attackers = document["strengths"][0]["reconstructions"]
+    attackers["mean face"]["privacy"] = alike(0.5)
+    (told,) = summarise([Measured(name="r.json", document=document)]).losses
+    assert "(8 releases, strength 0.75) has an SSIM of 0.44" in told
+    assert told.endswith("; the mean face of others has 0.50.")
+
+
+def test_photos_and_servers_of_an_anonymiser_are_told_as_such() -> None:
+    photo, serving = MAKERS["photo"](), MAKERS["serving"]()
+    photo["photos"] = [row | {"verb": "anonymise"} for row in photo["photos"] if row["verb"] == "protect"]
+    serving["bundle"] = {"name": "other", "precision": "fp16", "sha256": {"anonymise": "f" * 64}}
+    measured = [Measured(name=f"{d['benchmark']}.json", document=d) for d in (photo, serving)]
+    opening = "\n".join(summarise(measured).opening)
+    assert "Anonymising a photo of 512 x 480 pixels with 1 face takes" in opening
+    assert "Our server anonymises up to" in opening
 
 
 def test_a_curve_is_drawn_of_several_strengths_and_the_ablation_says_what_it_is() -> None:

@@ -108,8 +108,11 @@ def got_back(result: Document) -> list[str]:
     """The best attacker on the strongest noise, beside one who does not look."""
     row = result["strengths"][-1]
     found = {name: _ssim(attacker["privacy"]) for name, attacker in row["reconstructions"].items()}
+    by_nobody = found.pop(MEAN_FACE, None)
+    if not found:
+        return []
     best = max(found, key=lambda name: found[name])
-    blind = f"; {MEAN_FACE} of everybody has {found[MEAN_FACE]:.2f}" if MEAN_FACE in found else ""
+    blind = "" if by_nobody is None else f"; the {MEAN_FACE} of others has {by_nobody:.2f}"
     return [
         f"The best reconstruction of anonymised faces ({best}, strength {row['strength']:g}) has an SSIM of "
         f"{found[best]:.2f} to the clean ones{blind}."

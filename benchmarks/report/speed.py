@@ -15,13 +15,14 @@ SHOWN_PROGRAMS = 14
 def photo(measured: Measured) -> Section:
     """From file to file, by stage."""
     result = measured.document
+    stem = measured.name.removesuffix(".json")
     missing = [f"Not measured: {backend}. {reason}" for backend, reason in result["missing"].items()]
     tables = [stages_table(result)]
     if result["cold"]:
         tables.append(cold_table(result))
     return Section(
-        anchor="photo",
-        title="A whole photo, stage by stage",
+        anchor=f"photo-{stem}",
+        title=f"A whole photo, stage by stage ({', '.join(result['networks'])})",
         source=measured.name,
         text=[
             f"Photo in, photo out, {result['settings']['threads']} threads, {result['settings']['rounds']} "
@@ -29,7 +30,7 @@ def photo(measured: Measured) -> Section:
             "around the network is the same in all of them.",
             *missing,
         ],
-        figures=[stages_figure(result), batches_figure(result)],
+        figures=[stages_figure(result, stem), batches_figure(result, stem)],
         tables=[*tables, *(batches_table(name, network) for name, network in result["networks"].items())],
     )
 
@@ -40,7 +41,7 @@ def _size(result: Document, name: str) -> str:
     return f"{name} ({about['width_px']} x {about['height_px']}, {faces})"
 
 
-def stages_figure(result: Document) -> Figure:
+def stages_figure(result: Document, stem: str) -> Figure:
     """Stacked bars: a row of panels a picture, with a scale of its own, a column a verb, a bar a backend."""
     pictures, verbs = list(result["pictures"]), list(dict.fromkeys(row["verb"] for row in result["photos"]))
     backends = list(dict.fromkeys(row["backend"] for row in result["photos"]))
@@ -74,7 +75,7 @@ def stages_figure(result: Document) -> Figure:
     )
     return finish(
         figure,
-        "photo",
+        f"stages-{stem}",
         "Medians of each stage of a whole photo; the numbers are the totals. Each picture has its own scale.",
     )
 
@@ -124,7 +125,7 @@ def cold_table(result: Document) -> Table:
     )
 
 
-def batches_figure(result: Document) -> Figure:
+def batches_figure(result: Document, stem: str) -> Figure:
     """Time a face by batch, with the floor."""
     networks = result["networks"]
     figure, panels = canvas(height=3.1, columns=len(networks))
@@ -150,9 +151,9 @@ def batches_figure(result: Document) -> Figure:
     legend_above(figure, panels[0], 5)
     return finish(
         figure,
-        "batches",
+        f"batches-{stem}",
         "The networks alone by batch. The floor is what the multiplications alone take at the rate of "
-        "PyTorch's fastest matrix product in the same run.",
+        "PyTorch's fastest matrix product in the same run; of float32's, where nothing less may be computed.",
     )
 
 
@@ -188,8 +189,9 @@ def latency(measured: Measured) -> Section:
             f"{result['settings']['threads']} threads on {result['settings']['device']}, all programs in one "
             "process and in turns. The lines are the fastest products of large matrices that PyTorch reached "
             "in the same run; a program's rate is the network's operations over its time. The floor is the "
-            "time that the bf16 line stands for. A bar beyond a line says that the library multiplies faster "
-            "than PyTorch's matrix product of that precision, or with fewer bits.",
+            "time that the bf16 line stands for, or the float32 one where nothing less may be computed. A "
+            "bar beyond a line says that the library multiplies faster than PyTorch's matrix product of that "
+            "precision, or with fewer bits.",
         ],
         figures=[roofline(result, stem)],
         tables=[programs_table(name, network) for name, network in result["networks"].items()],
