@@ -12,10 +12,11 @@ RUN ?= $(BENCH)/run
 # out, and the report says so.
 FACES ?=
 PACK ?=
-# An anonymiser's public bundle; none is shipped, and without one it is left out.
+# Folder with an anonymiser's public/; none is shipped, and without one it is left out.
 ANONYMISER ?=
 
 QUICK := build/bench-quick
+COMMA := ,
 BENCH_PYTHON := $(TEST_VENV)/bin/python
 THRESHOLDS := benchmarks/results/thresholds.json
 CELEBA := $(SHARED)/data/celeba
@@ -25,7 +26,9 @@ TARGET ?= $(SHARED)/data/synthetic/targets/omi_827.jpg
 LPIPS := $(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) $(if $(LPIPS_VGG),--lpips-vgg $(LPIPS_VGG))
 BY_STRANGERS = --recognizers $(RECOGNIZERS) --target $(TARGET) --thresholds $(BENCH)/thresholds.json
 OF_MORE := $(if $(FACES),latency latency_layers serving_int8) $(if $(PACK),peers eraser) \
-	$(if $(LPIPS_ALEX),ablations) $(if $(ANONYMISER),anonymiser anonymiser_curve $(if $(PACK),reconstruction))
+	$(if $(LPIPS_ALEX),ablations) \
+	$(if $(ANONYMISER),anonymiser anonymiser_curve photo_anonymiser serving_anonymiser \
+	$(if $(PACK),reconstruction))
 
 BENCH_RESULTS := $(addprefix $(BENCH)/,$(addsuffix .json,\
 	thresholds target_choice efficacy owners robustness hardened photo serving serving_split serving_sweep \
@@ -55,9 +58,9 @@ bench-quick: $(TEST_VENV)/stamp
 ## bench: everything, for many hours; SHARED= has the pictures and recognisers, FACES= and PACK= the training's faces
 bench: bench-env $(BENCH_RESULTS)
 	@$(if $(FACES),,echo "Left out without FACES=: latency, serving_int8";) \
-		$(if $(PACK),,echo "Left out without PACK=: peers, eraser";) \
+		$(if $(PACK),,echo "Left out without PACK=: peers, eraser$(if $(ANONYMISER),$(COMMA) reconstruction)";) \
 		$(if $(LPIPS_ALEX),,echo "Left out without LPIPS_ALEX=: ablations";) \
-		$(if $(ANONYMISER),,echo "Left out without ANONYMISER=: anonymiser, anonymiser_curve, reconstruction")
+		$(if $(ANONYMISER),,echo "Left out without ANONYMISER=: anonymiser, anonymiser_curve, photo_anonymiser, serving_anonymiser, reconstruction")
 	$(MAKE) bench-report
 
 ## bench-report: the report on whatever make bench has measured so far, in bench/report
@@ -113,22 +116,25 @@ $(BENCH)/ablations.json: | $(BENCH)/thresholds.json
 		$(BY_STRANGERS) --lpips-trunk $(LPIPS_ALEX) --out $(BENCH)/ablations/so-far.json
 	mv $(BENCH)/ablations/so-far.json $@
 
-ON_LFW = --lfw $(SHARED)/data/lfw --bundle $(ANONYMISER) $(LPIPS)
+ON_LFW = --lfw $(SHARED)/data/lfw --bundle $(ANONYMISER)/public
 
 $(BENCH)/anonymiser.json:
 	$(BENCH_PYTHON) -m benchmarks.efficacy anonymiser $(ON_LFW) --recognizers $(RECOGNIZERS) \
-		--folder $(BENCH)/anonymiser --out $@
+		$(if $(LPIPS_ALEX),--lpips-alex $(LPIPS_ALEX)) --folder $(BENCH)/anonymiser --out $@
 
 $(BENCH)/anonymiser_curve.json:
-	$(BENCH_PYTHON) -m benchmarks.efficacy anonymiser $(ON_LFW) --recognizers $(RECOGNIZERS) --pairs 30 \
+	$(BENCH_PYTHON) -m benchmarks.efficacy anonymiser $(ON_LFW) $(LPIPS) --recognizers $(RECOGNIZERS) --pairs 30 \
 		$(foreach s,0.2 0.4 0.6 0.8 1,--strength $(s)) --folder $(BENCH)/anonymiser --out $@
 
 $(BENCH)/reconstruction.json:
-	$(BENCH_PYTHON) -m benchmarks.efficacy reconstruction $(ON_LFW) --faces $(PACK) \
+	$(BENCH_PYTHON) -m benchmarks.efficacy reconstruction $(ON_LFW) $(LPIPS) --faces $(PACK) \
 		--sheet-of $(SHARED)/data/synthetic/targets --folder $(BENCH)/reconstruction --out $@
 
 $(BENCH)/photo.json:
 	$(BENCH_PYTHON) -m benchmarks.latency photo --out $@
+
+$(BENCH)/photo_anonymiser.json:
+	$(BENCH_PYTHON) -m benchmarks.latency photo --bundle $(ANONYMISER) --out $@
 
 $(BENCH)/latency.json:
 	$(BENCH_PYTHON) -m benchmarks.latency networks --run $(RUN) --faces $(FACES) --out $@
@@ -141,6 +147,10 @@ $(BENCH)/serving_overhead.json: | bench-env
 
 $(BENCH)/serving.json: | bench-env
 	$(BENCH_PYTHON) -m benchmarks.serving throughput --environment $(SERVE_VENV) --out $@
+
+$(BENCH)/serving_anonymiser.json: | bench-env
+	$(BENCH_PYTHON) -m benchmarks.serving throughput --bundle $(ANONYMISER)/public --environment $(SERVE_VENV) \
+		--out $@
 
 $(BENCH)/serving_split.json: | bench-env
 	$(BENCH_PYTHON) -m benchmarks.serving throughput --compare split --environment $(SERVE_VENV) \

@@ -91,7 +91,8 @@ def test_what_needs_more_is_left_out_aloud() -> None:
     assert "Left out without PACK=: peers, eraser" in plan
     assert not any("ablations" in command for command in commands)
     assert "Left out without LPIPS_ALEX=: ablations" in plan
-    assert "Left out without ANONYMISER=: anonymiser, anonymiser_curve, reconstruction" in plan
+    assert "Left out without ANONYMISER=: anonymiser, anonymiser_curve, photo_anonymiser, serving" in plan
+    assert "peers, eraser, reconstruction" in planned("bench", "BENCH=/nowhere", "ANONYMISER=anonymiser")
 
 
 @needs_make
@@ -124,6 +125,8 @@ def test_every_kind_that_is_there_is_in_the_full_run() -> None:
         "soak",
         "anonymiser",
         "anonymiser_curve",
+        "photo_anonymiser",
+        "serving_anonymiser",
         "reconstruction",
     ):
         assert f"--out /nowhere/{kind}.json" in text
