@@ -109,7 +109,7 @@ def serve_bundles(
             raise MissingExtraError(error.name or str(error), "export") from error
         bundle = open_bundle(public)
         manifest = bundle.manifest
-        if manifest.system == "anonymiser":
+        if manifest.float32_only:
             raise ExportError(
                 "there are no plans of the anonymiser, which computes in float32 throughout; leave out "
                 "--tensorrt"

@@ -88,6 +88,11 @@ class Manifest:
     measured: dict[str, Any] = field(default_factory=dict)
     models: dict[str, ModelFile] = field(default_factory=dict)
 
+    @property
+    def float32_only(self) -> bool:
+        """Whether its networks must be computed in float32: the anonymiser's steps move in anything less."""
+        return self.system == "anonymiser"
+
     def to_json(self) -> str:
         """The manifest as indented JSON with a stable order."""
         return _FORMAT.to_json(self)

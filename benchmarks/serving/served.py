@@ -32,7 +32,7 @@ def backends_of(manifest: Manifest, asked: Sequence[str]) -> list[str]:
     """What was asked for; or else those of ``BACKENDS`` that may run the bundle's networks."""
     if asked:
         return list(asked)
-    return [name for name in BACKENDS if manifest.system != "anonymiser" or name in FULL_PRECISION]
+    return [name for name in BACKENDS if not manifest.float32_only or name in FULL_PRECISION]
 
 
 @dataclass(frozen=True, kw_only=True)

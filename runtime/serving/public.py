@@ -38,7 +38,7 @@ def arrange_public(settings: ServerSettings) -> Arrangement:
 
     endpoint = public_endpoint(settings)
     manifest = open_role(settings.bundle, "public").manifest
-    if manifest.system == "anonymiser":
+    if manifest.float32_only:
         check_full_precision(settings.backend)
     return Arrangement(read=read, endpoint=endpoint, doors=public_doors(settings, endpoint, manifest))
 

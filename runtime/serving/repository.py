@@ -97,8 +97,8 @@ def configurations(bundle: Bundle, name: str, *, note: str = "", instances: int 
 
 
 def _platforms(manifest: Manifest) -> tuple[Platform, ...]:
-    """There are no plans of a CPU's int8, nor of the anonymiser, which computes in float32 throughout."""
-    if manifest.system == "anonymiser":
+    """There are no plans of a CPU's int8, nor of what must be computed in float32."""
+    if manifest.float32_only:
         return (_ONNX_IN_FLOAT32,)
     return (ONNX,) if manifest.precision == "int8" else PLATFORMS
 
