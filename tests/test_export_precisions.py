@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,29 @@ def test_another_protection_is_found_out(run_folder: Path) -> None:
     assert parity.target_drift is None
     with pytest.raises(ParityError, match=r"by the bounds of int8 on 5 faces seen by sface"):
         gate_task(parity, "int8")
+
+
+def test_only_faces_with_the_same_attributes_must_look_the_same(run_folder: Path) -> None:
+    """Probabilities beside one half fall to either side; how many may is a bound of its own."""
+    networks = functions(run_folder)
+
+    def with_one_flipped(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        probabilities = networks.attributes(inputs)[0].copy()
+        probabilities[0, 0] = 1 - probabilities[0, 0]
+        return [probabilities]
+
+    def spoiling_the_first(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        protected = networks.protect(inputs)[0].copy()
+        protected[0] = 255 - protected[0]
+        return [protected]
+
+    spoilt = functions(run_folder)
+    spoilt = Functions(protect=spoiling_the_first, attributes=spoilt.attributes, restore=spoilt.restore)
+    flipped = Functions(protect=spoiling_the_first, attributes=with_one_flipped, restore=spoilt.restore)
+    assert measured(networks, spoilt, None).ssim < 0.5
+    parity = measured(networks, flipped, None)
+    assert parity.ssim == 1
+    assert parity.kept_attributes == 1 - 1 / (5 * len(NAMES))
 
 
 GOOD = {
