@@ -61,7 +61,8 @@ class TaskParity:
         esr: share of restored faces that do not (Eq. 18), at the same threshold, likewise.
         flips: protected faces, and restored ones, whose verdict the two give differently; None likewise.
         kept_attributes: share of attributes on whose side of 0.5 both agree.
-        ssim: least structural similarity of the two protected pictures of a face whose attributes agree.
+        ssim: least structural similarity of the two protected pictures of a face whose attributes agree; NaN
+            where none do.
     """
 
     recognizer: str

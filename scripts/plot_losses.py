@@ -2,7 +2,8 @@
 
     python scripts/plot_losses.py runs/a runs/b --loss attack --loss visibility --out curves.png
 
-The runs follow one another along the x axis in the order given; a vertical line is where a new one begins.
+The runs follow one another along the x axis in the order given; a vertical line is where a new one begins,
+to within an interval of the log.
 Thin is what was logged, thick its mean over ten lines. Needs the extra bench, for matplotlib.
 """
 

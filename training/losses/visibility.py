@@ -14,8 +14,9 @@ POOLING_EXPONENT = 4
 
 
 def visibility_loss(picture: Tensor, reference: Tensor) -> Tensor:
-    """``(mean_p |v_p|^4)^(1/4)`` with ``v = (Y(picture) - Y(reference)) / (1 + std(Y(reference)) / 0.2)``.
+    """``max(mean_p |v_p|^4, 1e-16)^(1/4)``, of ``v = (Y(picture) - Y(reference)) / (1 + std / 0.2)``.
 
+    ``std`` is the local standard deviation of ``Y(reference)``, in a Gaussian window.
     Not in the paper. Eq. 8's norm costs a shadow on smooth skin no more than the same change spread over
     hair and lashes, and LPIPS hardly more; people see the shadow first.
 
