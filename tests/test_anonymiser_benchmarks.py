@@ -27,7 +27,7 @@ from runtime.detection import FaceDetector
 from runtime.errors import BundleError, NoFaceError
 from runtime.manifest import Bundle
 from training.batches import to_network
-from training.data import FacePack, FacePair
+from training.data import FacePair
 from training.data.pack import write_pack
 from training.fingerprint import FIELD
 from training.losses import structure_loss
@@ -35,7 +35,7 @@ from training.noise_pool import NoisePool
 
 from .conftest import CROP_PX, TOY_CHANGE, MakeBundle
 from .strangers import Colours
-from .test_eraser import faces, pairs
+from .test_eraser import faces, faces_of_16, pairs
 from .toy_anonymiser import FLAT, toy_anonymiser
 
 HONEST = {"surrogates": ["open"], FIELD: {"open": {"file": "cc", "weights": "dd"}}}
@@ -350,14 +350,7 @@ def test_a_reconstruction_is_as_good_as_what_the_anonymiser_leaves(
 def test_the_command_trains_attackers_and_goes_on(
     lfw: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = 16
-    pack = FacePack(
-        crops=faces(count),
-        landmarks=np.zeros((count, 5, 2), np.float32),
-        attributes=np.zeros((count, 3), np.uint8),
-        identities=np.arange(count),
-        names=tuple(f"{i}.jpg" for i in range(count)),
-    )
+    pack = faces_of_16()
     write_pack(tmp_path / "pack", pack)
     more = ["--faces", str(tmp_path / "pack"), "--steps", "1", "--releases", "1", "--releases", "2"]
     stopped = run(reconstruction.command, lfw, bundle, tmp_path, *more, "--minutes", "0")
@@ -377,7 +370,7 @@ def test_the_command_trains_attackers_and_goes_on(
     (measured,) = result["strengths"]
     assert list(measured["reconstructions"]) == ["mean face", "1 release", "2 releases"]
     assert measured["reconstructions"]["2 releases"]["releases"] == 2
-    assert measured["reconstructions"]["2 releases"]["training"]["pairs"] == count
+    assert measured["reconstructions"]["2 releases"]["training"]["pairs"] == len(pack)
     assert (result["faces"], result["strengths"][0]["strength"]) == ("pack", 0.5)
     assert json.loads((tmp_path / "out.json").read_text())["suspicions"] == []
     assert result["plausibility"]["releases_ssim"] < 0.99

@@ -168,17 +168,21 @@ def celeba(tmp_path: Path, astronaut: np.ndarray, hopper: np.ndarray) -> list[li
     return people
 
 
-@pytest.fixture
-def hackers_pack(tmp_path: Path) -> Path:
+def faces_of_16() -> FacePack:
+    """A hacker's own faces."""
     count = 16
-    pack = FacePack(
+    return FacePack(
         crops=faces(count),
         landmarks=np.zeros((count, 5, 2), np.float32),
         attributes=np.zeros((count, 3), np.uint8),
         identities=np.arange(count),
         names=tuple(f"{i}.jpg" for i in range(count)),
     )
-    write_pack(tmp_path / "pack", pack)
+
+
+@pytest.fixture
+def hackers_pack(tmp_path: Path) -> Path:
+    write_pack(tmp_path / "pack", faces_of_16())
     return tmp_path / "pack"
 
 

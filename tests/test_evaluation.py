@@ -136,6 +136,18 @@ def test_the_authority_restores_the_saved_file_and_saves_it(tmp_path):
     assert np.array_equal(versions.restored, jpeg(to_uint8(restored), 60))
 
 
+def test_a_strength_of_ones_own_takes_the_place_of_the_runs(tmp_path):
+    run = save_run(tmp_path / "run")
+    pack = tiny_pack(n_attributes=len(NAMES))
+    settings = load_networks(run)[0].attack_settings
+
+    def protected(strength: float | None) -> np.ndarray:
+        return protect_and_restore(run, pack.crops, pack.attributes, quality=95, strength=strength).protected
+
+    assert np.array_equal(protected(None), protected(settings.strength))
+    assert not np.array_equal(protected(None), protected(0.0))
+
+
 def test_a_level_is_the_nearest():
     levels = torch.tensor([[100.6, 3.4, -7.0, 300.0]]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
     assert to_uint8(levels / 127.5 - 1)[0, 0, :, 0].tolist() == [101, 3, 0, 255]

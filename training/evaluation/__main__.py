@@ -37,6 +37,7 @@ Example:
     show_default=True,
     help="JPEG quality of the saved crops.",
 )
+@click.option("--strength", type=click.FloatRange(0, 1), help="1 - beta of Eq. 6; default: the run's.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Prepared faces; default: beside the run.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="OUT.json and OUT.md.")
@@ -52,6 +53,7 @@ def main(
     inception: Path | None,
     count: int | None,
     quality: int,
+    strength: float | None,
     cache: Path | None,
     threads: int | None,
     out: Path,
@@ -97,6 +99,7 @@ def main(
             read_thresholds(thresholds),
             {r.name: mean_embedding(r, crops, landmarks) for r in recognizers},
             quality=quality,
+            strength=strength,
             count=count,
             perceptual=Lpips("alex", lpips_trunk) if lpips_trunk else None,
             inception=Inception(inception) if inception else None,

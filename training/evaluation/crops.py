@@ -68,23 +68,32 @@ def to_uint8(faces: Tensor) -> Crops:
 
 
 @torch.no_grad()
-def protect_and_restore(run: Path, crops: Crops, attributes: NDArray[np.uint8], *, quality: int) -> Versions:
+def protect_and_restore(
+    run: Path,
+    crops: Crops,
+    attributes: NDArray[np.uint8],
+    *,
+    quality: int,
+    strength: float | None = None,
+) -> Versions:
     """Protects crops with a run's averaged networks, saves them, and restores the saved ones.
 
     Args:
         run: a training run's folder.
         attributes: ``(N, n)`` the faces' own: nothing is edited but what protection needs.
         quality: of the JPEG files.
+        strength: 1 - beta of Eq. 6, in [0, 1]; None for the run's own.
     """
     config, generator, restorer, _, _ = load_networks(run)
     publish = Publish(config.network.image_size, masked=config.paste_mask)
     settings = config.attack_settings
+    strength = settings.strength if strength is None else strength
     made: list[tuple[Crops, Crops, Crops]] = []
     for start in range(0, len(crops), BATCH):
         face = to_network(crops[start : start + BATCH])
         labels = torch.from_numpy(np.array(attributes[start : start + BATCH], dtype=np.float32))
         edited = publish(face, generator.edit(face, labels))
-        protected = publish(face, generator(face, labels, settings.strength, settings.injection))
+        protected = publish(face, generator(face, labels, strength, settings.injection))
         published = jpeg(to_uint8(protected), quality)
         received = to_network(published)
         restored = jpeg(to_uint8(publish(received, restorer(received))), quality)
@@ -122,6 +131,7 @@ def evaluate(
     targets: dict[str, Embedding],
     *,
     quality: int = 95,
+    strength: float | None = None,
     count: int | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     inception: Callable[[Crops], NDArray[np.float32]] | None = None,
@@ -133,6 +143,7 @@ def evaluate(
         pack: faces of people with several pictures each; the first of each is protected.
         roles: white-box or black-box by recogniser.
         targets: the target's embedding by recogniser.
+        strength: see ``protect_and_restore``.
         count: only the first so many people.
         perceptual: LPIPS, or None to leave it out.
         inception: the features of FID, or None where there are no weights.
@@ -140,7 +151,9 @@ def evaluate(
     thresholds.check(recognizers)
     first, others = people(pack)
     first, others = first[:count], others[:count]
-    versions = protect_and_restore(run, pack.crops[first], pack.attributes[first], quality=quality)
+    versions = protect_and_restore(
+        run, pack.crops[first], pack.attributes[first], quality=quality, strength=strength
+    )
     crops = {version.name: getattr(versions, version.name) for version in dataclasses.fields(versions)}
     features = {name: inception(pictures) for name, pictures in crops.items()} if inception else None
     rows = {}
