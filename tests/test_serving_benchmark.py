@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +23,20 @@ import uvicorn
 from click.testing import CliRunner
 
 from benchmarks.schema import read_result
-from benchmarks.serving import inside, overhead, soak
+from benchmarks.serving import inside, overhead, served, soak
 from benchmarks.serving.inside import Inside
 from benchmarks.serving.overhead import Round
 from benchmarks.serving.perf_analyzer import Load, LoadError, find, measure, read_table
 from benchmarks.serving.plain_server import application
-from benchmarks.serving.served import Running, Server, backends_of, model_of, upstream_url, write_repository
+from benchmarks.serving.served import (
+    Running,
+    Server,
+    backends_of,
+    model_of,
+    upstream_url,
+    wait_until_ready,
+    write_repository,
+)
 from benchmarks.serving.soak import (
     GROWTH_LIMIT_MIB,
     Clients,
@@ -378,6 +387,25 @@ def test_a_soak_that_grows_is_a_failure(
     written = read_result(tmp_path / "soak.json")
     assert written["errors"] == []
     assert written["requests"] > 0
+
+
+def test_a_server_is_ready_when_both_its_doors_are(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log").write_text("starts\nlistens")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        both = Running(
+            server=Server(name="one"),
+            model="protect",
+            process=process,
+            url=url,
+            protocol="http",
+            http_url=url,
+        )
+        wait_until_ready(both, tmp_path / "log")
+        monkeypatch.setattr(served, "_START_S", 0.5)
+        with pytest.raises(ValueError, match="'one' did not become ready: starts / listens"):
+            wait_until_ready(replace(both, http_url="127.0.0.1:1"), tmp_path / "log")
 
 
 def test_a_soaks_errors_are_kept() -> None:

@@ -154,7 +154,7 @@ def running(
         http_url=None if http_port is None else f"127.0.0.1:{http_port}",
     )
     try:
-        _wait_until_ready(answering, log)
+        wait_until_ready(answering, log)
         yield answering if server.door else replace(answering, url=upstream_url(process.pid))
     finally:
         process.terminate()
@@ -212,13 +212,23 @@ def _client(running: Running) -> Any:
     return InferenceServerClient(running.url)
 
 
-def _wait_until_ready(running: Running, log: Path) -> None:
+def wait_until_ready(running: Running, log: Path) -> None:
+    """Waits for both doors: each opens by itself.
+
+    Raises:
+        ValueError: the server ended, or is not ready in time; the end of ``log`` is in the message.
+    """
     until = time.monotonic() + _START_S
+    waiting = [running]
+    if running.http_url is not None:
+        waiting.append(replace(running, url=running.http_url, protocol="http"))
     while time.monotonic() < until and running.process.poll() is None:
         # Both clients raise what their transport raises while nobody listens.
-        with suppress(Exception), _client(running) as client:
+        with suppress(Exception), _client(waiting[0]) as client:
             if client.is_model_ready(running.model):
-                return
+                del waiting[0]
+        if not waiting:
+            return
         time.sleep(0.1)
     end = log.read_text(errors="replace").strip().splitlines()[-3:]
     raise ValueError(f"the server {running.server.name!r} did not become ready: {' / '.join(end)}")
