@@ -30,7 +30,7 @@ from .cold import cold_start
 from .networks import SETTLE_S, keep_fastest
 from .photo_table import show
 from .stages import spread, spread_of_stages, time_photo
-from .verbs import Verb, open_subject
+from .verbs import Verb, open_timed
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = (
@@ -86,8 +86,8 @@ def command(
     torch.set_num_threads(threads)
     rates: dict[str, float] = {}
     with as_click_errors(), tempfile.TemporaryDirectory() as scratch:
-        subject = open_subject(bundle, key)
-        verbs = subject.verbs
+        timed = open_timed(bundle, key)
+        verbs = timed.verbs
         usable, missing = split_by_usable(backends, verbs, threads)
         photos = by_stem(pictures) or packaged(Path(scratch))
         keep_fastest(rates, torch.device("cpu"))
@@ -101,7 +101,7 @@ def command(
             runs=cold_runs,
         )
         networks = sweep(
-            aligned_faces(next(iter(photos.values())), subject.public, max(batches)),
+            aligned_faces(next(iter(photos.values())), timed.public, max(batches)),
             usable,
             verbs,
             batches=batches,
@@ -109,7 +109,7 @@ def command(
             rounds=sweep_rounds,
         )
         keep_fastest(rates, torch.device("cpu"))
-    rate = rates["fp32"] if subject.in_float32 else max(rates.values())
+    rate = rates["fp32"] if timed.in_float32 else max(rates.values())
     for network in networks.values():
         network["floor_ms"] = floor_ms = 1e3 * network["flops_per_face"] / rate
         network["programs"] = [
@@ -118,7 +118,7 @@ def command(
     result = {
         "benchmark": "photo",
         "environment": environment(),
-        "bundle": subject.about,
+        "bundle": timed.about,
         "settings": {
             "threads": threads,
             "rounds": rounds,

@@ -66,7 +66,7 @@ class Verb:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class TimedBundle:
     """A bundle whose verbs are timed.
 
     Attributes:
@@ -82,7 +82,7 @@ class Subject:
     in_float32: bool = False
 
 
-def open_subject(folder: Path | None, key: Path | None) -> Subject:
+def open_timed(folder: Path | None, key: Path | None) -> TimedBundle:
     """Opens a bundle of either system.
 
     Args:
@@ -97,7 +97,7 @@ def open_subject(folder: Path | None, key: Path | None) -> Subject:
     return _anonymiser(public) if public.manifest.system == "anonymiser" else _mask(folder, key)
 
 
-def _anonymiser(public: Bundle) -> Subject:
+def _anonymiser(public: Bundle) -> TimedBundle:
     cells = noise_shapes(public.manifest)["shade"][-1]
     anonymise = Verb(
         name="anonymise",
@@ -106,10 +106,12 @@ def _anonymiser(public: Bundle) -> Subject:
         pipeline=partial(Anonymiser, public),
         options=("--bundle", str(public.folder)),
     )
-    return Subject(public=public, about=about_bundle(public, NETWORK), verbs=(anonymise,), in_float32=True)
+    return TimedBundle(
+        public=public, about=about_bundle(public, NETWORK), verbs=(anonymise,), in_float32=True
+    )
 
 
-def _mask(folder: Path | None, key: Path | None) -> Subject:
+def _mask(folder: Path | None, key: Path | None) -> TimedBundle:
     both = Bundles.open(folder, key)
     manifest = both.public.manifest
 
@@ -137,4 +139,4 @@ def _mask(folder: Path | None, key: Path | None) -> Subject:
         options=("--bundle", str(both.authority.folder), "--key-file", str(both.key)),
         on_published=True,
     )
-    return Subject(public=both.public, about=both.about("protect", "attributes"), verbs=(protect, erase))
+    return TimedBundle(public=both.public, about=both.about("protect", "attributes"), verbs=(protect, erase))
