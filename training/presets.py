@@ -104,7 +104,7 @@ COMPACT = RunConfig(
         batch=36,
         learning_rate=3e-4,
         lr_schedule="cosine",
-        weights={"erasure": 1.0, "identity": 20.0, "release": 40.0},
+        weights={"erasure": 1.0, "identity": 30.0, "release": 100.0},
     ),
     attack_settings=AttackConfig(
         sigma=8.0,
@@ -123,7 +123,7 @@ COMPACT = RunConfig(
     noise=NoisePool(jpeg_quality=(50.0, 95.0), gaussian_variance=0.001, resize_factor=0.5, clean_share=0.4),
     precision="bf16",
     realignment=0.01,
-    release_margin=-0.05,
+    release_margin=-0.1,
 )
 
 # The best model that 25 minutes of one H100 give, all three stages: compact's networks and losses (wider
