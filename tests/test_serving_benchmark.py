@@ -404,7 +404,7 @@ def test_a_server_is_ready_when_both_its_doors_are(
         )
         wait_until_ready(both, tmp_path / "log")
         monkeypatch.setattr(served, "_START_S", 0.5)
-        with pytest.raises(ValueError, match="'one' did not become ready: starts / listens"):
+        with pytest.raises(ValueError, match=r"'one' did not become ready \(.*refused.*\): starts / listens"):
             wait_until_ready(replace(both, http_url="127.0.0.1:1"), tmp_path / "log")
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,7 @@ def running(
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
 def upstream_url(supervisor: int) -> str:
@@ -219,16 +220,20 @@ def wait_until_ready(running: Running, log: Path) -> None:
         ValueError: the server ended, or is not ready in time; the end of ``log`` is in the message.
     """
     until = time.monotonic() + _START_S
-    waiting = [running]
+    waiting, last = [running], ""
     if running.http_url is not None:
         waiting.append(replace(running, url=running.http_url, protocol="http"))
     while time.monotonic() < until and running.process.poll() is None:
-        # Both clients raise what their transport raises while nobody listens.
-        with suppress(Exception), _client(waiting[0]) as client:
-            if client.is_model_ready(running.model):
-                del waiting[0]
+        try:
+            with _client(waiting[0]) as client:
+                if client.is_model_ready(running.model):
+                    del waiting[0]
+        except ImportError:
+            raise
+        except Exception as error:  # both clients raise what their transport raises while nobody listens
+            last = f" ({error})"
         if not waiting:
             return
         time.sleep(0.1)
     end = log.read_text(errors="replace").strip().splitlines()[-3:]
-    raise ValueError(f"the server {running.server.name!r} did not become ready: {' / '.join(end)}")
+    raise ValueError(f"the server {running.server.name!r} did not become ready{last}: {' / '.join(end)}")
