@@ -213,7 +213,7 @@ def test_other_precisions_are_reported_of_the_same_run(precision: str) -> None:
 
 
 def test_the_report_of_int8_gpu_keeps_its_bounds() -> None:
-    """It is of the run shipped before: the gate refuses the present one in it (docs/export.md)."""
+    """It is of an earlier run: the gate refuses the present one in it (docs/export.md)."""
     report = ParityReport.from_json((REPORTS / "int8-gpu.json").read_bytes())
     assert report.precision == "int8-gpu"
     check(report)

@@ -217,6 +217,7 @@ def wait_until_ready(running: Running, log: Path) -> None:
     """Waits for both doors: each opens by itself.
 
     Raises:
+        ImportError: the client's library is not installed.
         ValueError: the server ended, or is not ready in time; the end of ``log`` is in the message.
     """
     until = time.monotonic() + _START_S
