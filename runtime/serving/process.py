@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import ServingError
 from .endpoint import Endpoint
+from .heap import VARIABLES
 from .installation import Installation
 from .settings import ServerSettings
 from .stubs import Stub
@@ -81,7 +82,7 @@ class ServerProcess:
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-I", str(helper), str(os.getpid()), *command],
-                env={**_without_passphrases(os.environ), **variables},
+                env={**VARIABLES, **_without_passphrases(os.environ), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
