@@ -163,11 +163,17 @@ def soak(measured: Measured) -> Section:
         figures=[finish(figure, "soak", "Memory and latency of a server under constant load.")],
         tables=[
             Table(
-                caption="Growth of memory after the warm-up: MiB in an hour, and MiB at the end.",
-                columns=["process", "MiB an hour", "MiB at the end"],
+                caption="Growth of memory: the last third of the time over the middle one, the slope after "
+                "the warm-up, and what is held at the end.",
+                columns=["process", "growth, MiB", "slope, MiB an hour", "at the end, MiB"],
                 rows=[
-                    [name, f"{growth:+.1f}", f"{samples[-1][name]:.0f}" if name in samples[-1] else "-"]
-                    for name, growth in result["growth_mib_per_hour"].items()
+                    [
+                        name,
+                        f"{result['growth_mib'][name]:+.1f}",
+                        f"{slope:+.1f}",
+                        f"{samples[-1][name]:.0f}" if name in samples[-1] else "-",
+                    ]
+                    for name, slope in result["growth_mib_per_hour"].items()
                 ],
             )
         ],

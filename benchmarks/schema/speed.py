@@ -167,14 +167,13 @@ SOAK = record(
     {
         "bundle": {"anyOf": [BUNDLE, OLD_BUNDLE]},
         "settings": record(
-            {"backend": TEXT, "minutes": NUMBER, "concurrency": COUNT},
-            optional={"growth_limit_mib": NUMBER},
+            {"backend": TEXT, "minutes": NUMBER, "concurrency": COUNT, "growth_limit_mib": NUMBER}
         ),
         "requests": COUNT,
         "errors": several(TEXT),
         "latency_ms": several(record({"minute": COUNT, "requests": COUNT, "p50": TIME_MS, "p99": TIME_MS})),
         "memory_mib": several(record({"s": NUMBER}), least=1),
+        "growth_mib": by_name(NUMBER),
         "growth_mib_per_hour": by_name(NUMBER),
-    },
-    optional={"growth_mib": by_name(NUMBER)},
+    }
 )
