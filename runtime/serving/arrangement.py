@@ -13,7 +13,7 @@ from pathlib import Path
 from .admin import Admin
 from .connections import allow_open_files
 from .endpoint import Endpoint, check_free
-from .heap import return_freed_memory
+from .heap import return_large_blocks
 from .installation import find_server
 from .process import ServerProcess, server_command
 from .repository import ServedModel
@@ -55,7 +55,7 @@ def serve(settings: ServerSettings, arrangement: Arrangement) -> int:
             start; see ``find_server`` and ``Supervisor.run``.
     """
     allow_open_files()
-    return_freed_memory()
+    return_large_blocks()
     events = listen()
     endpoint = arrangement.endpoint
     check_free(settings)

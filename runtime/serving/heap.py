@@ -1,8 +1,8 @@
-"""glibc's heap in a server: freed memory goes back to the system.
+"""glibc's heap in a server: large blocks that are freed go back to the system.
 
-By itself glibc takes ever larger blocks from its heaps once it has seen such freed, and has a heap for every
-thread. Requests of hundreds of kilobytes then leave holes, and a server grows for as long as it is busy. See
-``mallopt(3)``.
+By itself glibc maps blocks from 128 KiB on each on its own, but once such a block was freed it takes others
+of up to that size from its heaps (see ``mallopt(3)``, ``M_MMAP_THRESHOLD``). A server that holds requests of
+several faces at once is then left with holes between them, and grows.
 """
 
 from __future__ import annotations
@@ -10,30 +10,22 @@ from __future__ import annotations
 import ctypes
 import os
 
-# Blocks from 128 KiB on, glibc's own start value, are always the system's, and returned when they are freed.
-_BLOCK_BYTES = 128 * 1024
+# The size that glibc starts with; to name it keeps it from being raised.
+THRESHOLD_BYTES = 128 * 1024
+THRESHOLD_VARIABLE = "MALLOC_MMAP_THRESHOLD_"
+# For programs that this one starts.
+HEAP_VARIABLES = {THRESHOLD_VARIABLE: str(THRESHOLD_BYTES)}
 
-# For processes that are started: what they read before their first allocation.
-VARIABLES = {
-    "MALLOC_ARENA_MAX": "2",
-    "MALLOC_MMAP_THRESHOLD_": str(_BLOCK_BYTES),
-    "MALLOC_TRIM_THRESHOLD_": str(_BLOCK_BYTES),
-}
-# malloc.h's numbers of the same.
-_PARAMETERS = {"MALLOC_ARENA_MAX": -8, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 
-def return_freed_memory() -> list[str]:
-    """Sets this process's heap up as ``VARIABLES`` says; what its environment sets itself, stays.
+def return_large_blocks(threshold_bytes: int = THRESHOLD_BYTES) -> None:
+    """Has this process's blocks from a size on mapped each on its own, and unmapped when they are freed.
 
-    Other C libraries than glibc have heaps of their own, which are left alone.
-
-    Returns:
-        The names of the variables whose values were taken.
+    Does nothing where the environment names a threshold itself, nor in a C library other than glibc.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library of that name
-        return []
-    ours = {name: value for name, value in VARIABLES.items() if name not in os.environ}
-    return [name for name, value in ours.items() if mallopt(_PARAMETERS[name], int(value)) == 1]
+    if THRESHOLD_VARIABLE in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, threshold_bytes)

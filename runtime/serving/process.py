@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import ServingError
 from .endpoint import Endpoint
-from .heap import VARIABLES
+from .heap import HEAP_VARIABLES
 from .installation import Installation
 from .settings import ServerSettings
 from .stubs import Stub
@@ -82,7 +82,7 @@ class ServerProcess:
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-I", str(helper), str(os.getpid()), *command],
-                env={**VARIABLES, **_without_passphrases(os.environ), **variables},
+                env={**HEAP_VARIABLES, **_without_passphrases(os.environ), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
