@@ -149,6 +149,21 @@ def test_what_is_not_there_is_named_and_not_invented(tmp_path: Path) -> None:
         assert (f"{kind}: <code>{command}</code>" in html) == (kind != "soak")
 
 
+@pytest.mark.parametrize(
+    ("growth", "told"),
+    [
+        (60.0, "allowed grew: supervisor; so the check failed"),
+        (-0.01, "No process grew by more than the 1 MiB"),
+    ],
+)
+def test_a_soak_says_whether_memory_grew(growth: float, told: str) -> None:
+    document = MAKERS["soak"]() | {"growth_mib": {"supervisor": growth}}
+    section = SECTIONS["soak"][0](Measured(name="soak.json", document=document))
+    assert told in section.text[0]
+    (table,) = section.tables
+    assert table.rows == [["supervisor", "+60.0" if growth > 0 else "+0.0", "+3600.0", "170"]]
+
+
 def test_results_that_do_not_conform_and_empty_folders_are_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

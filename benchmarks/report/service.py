@@ -158,7 +158,7 @@ def soak(measured: Measured) -> Section:
         text=[
             f"{settings['minutes']:.0f} minutes, {settings['concurrency']} clients without pause, requests "
             f"of one to six faces on {settings['backend']}: {result['requests']} requests answered, "
-            f"{len(result['errors'])} errors."
+            f"{len(result['errors'])} errors. {growth_told(result)}"
         ],
         figures=[finish(figure, "soak", "Memory and latency of a server under constant load.")],
         tables=[
@@ -169,8 +169,8 @@ def soak(measured: Measured) -> Section:
                 rows=[
                     [
                         name,
-                        f"{result['growth_mib'][name]:+.1f}",
-                        f"{slope:+.1f}",
+                        signed(result["growth_mib"][name]),
+                        signed(slope),
                         f"{samples[-1][name]:.0f}" if name in samples[-1] else "-",
                     ]
                     for name, slope in result["growth_mib_per_hour"].items()
@@ -178,3 +178,17 @@ def soak(measured: Measured) -> Section:
             )
         ],
     )
+
+
+def growth_told(result: Document) -> str:
+    """Whether the soak's check of memory passed."""
+    limit = result["settings"]["growth_limit_mib"]
+    grown = [name for name, mib in result["growth_mib"].items() if mib > limit]
+    if not grown:
+        return f"No process grew by more than the {limit:g} MiB that are allowed."
+    return f"More than the {limit:g} MiB that are allowed grew: {', '.join(grown)}; so the check failed."
+
+
+def signed(value: float) -> str:
+    """With its sign and one decimal, and no negative zero."""
+    return f"{round(value, 1) + 0.0:+.1f}"

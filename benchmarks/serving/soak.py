@@ -29,8 +29,8 @@ from .served import Server, model_of, running
 SAMPLE_S = 5.0
 # Longest wait for an answer.
 ANSWER_S = 60.0
-# Libraries' pools fill in the first third and settle in the second. In half an hour some 17,000 requests come
-# between the middles of the other two: 62 bytes that each leaves behind are this.
+# Libraries' pools fill in the first third and settle in the second. In half an hour some 11,000 requests come
+# between the middles of the other two: 96 bytes that each leaves behind are this.
 GROWTH_LIMIT_MIB = 1.0
 # The line through the sizes begins after this share of the time.
 WARM_UP = 0.3

@@ -70,7 +70,7 @@ class ServerProcess:
 
     Args:
         command: program and arguments.
-        variables: for its environment, beside those of this process.
+        variables: for its environment, beside those of this process, which go before ``HEAP_VARIABLES``.
         memory_prefix: of the names of its shared memory, which a killed server leaves behind.
 
     Raises:
