@@ -39,7 +39,7 @@ class Hardening:
         identity_scale: by which it multiplies cosines before the softmax.
     """
 
-    steps: int = 110
+    steps: int = 330
     batch: int = 16
     learning_rate: float = 5e-4
     identity_weight: float = 0.0
