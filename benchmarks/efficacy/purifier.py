@@ -23,6 +23,9 @@ from training.stages.publish import Publish, Realignment
 from .pairs import Pairs
 from .resumable import Resumable
 
+# A photo's resolution is not the crop's, so a published face is a little softer or sharper than a pair's.
+SOFTENED = NoisePool(jpeg_quality=(75.0, 95.0), gaussian_variance=0.0001, resize_factor=0.75, clean_share=0.5)
+
 
 class Purifier(nn.Module):
     """A U-Net (Ronneberger et al., 2015) that adds a correction to a face.
@@ -54,9 +57,11 @@ class Purifier(nn.Module):
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
         nn.LeakyReLU(0.1),
-        nn.Conv2d(channels_out, channels_out, 3, padding=1),
+        nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
         nn.LeakyReLU(0.1),
     )
 
@@ -68,7 +73,7 @@ class Learning:
     Attributes:
         pairs: how many pairs the hacker has.
         steps: the same for every number of pairs, so that these alone make the difference.
-        noise: what a batch meets before the purifier sees it, as in the authority's own training.
+        noise: what a batch meets before the purifier sees it.
         jitter: how far the alignment strays, see ``Realignment``.
         masked: what the purifier makes is pasted back with the face's mask, and compared so.
         structure: weight of ``1 - SSIM`` in the loss.
@@ -78,7 +83,7 @@ class Learning:
     steps: int
     batch: int = 16
     learning_rate: float = 1e-3
-    noise: NoisePool = dataclasses.field(default_factory=lambda: COMPACT.noise)
+    noise: NoisePool = SOFTENED
     jitter: float = COMPACT.realignment
     masked: bool = True
     structure: float = 0.0

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from runtime.manifest import Bundle
 from training.evaluation.crops import Crops
-from training.noise_pool import NoisePool
 
 from .erasers import Erase, by_network
 from .privacy import aligned
@@ -21,8 +20,6 @@ from .purifier import Learning, PurifierTraining
 from .releases import Releaser, averaged, make_releases
 
 MEAN_FACE = "mean face"
-# A photo's resolution is not the crop's, so a published face is a little softer or sharper than a pair's.
-SOFTENED = NoisePool(jpeg_quality=(75.0, 95.0), gaussian_variance=0.0001, resize_factor=0.75, clean_share=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +118,7 @@ def train_reconstructor(
         seed=seed,
         threads=threads,
     )
-    learning = Learning(
-        pairs=len(faces), steps=steps, noise=SOFTENED, jitter=0.0, masked=False, structure=1.0, seed=seed
-    )
+    learning = Learning(pairs=len(faces), steps=steps, jitter=0.0, masked=False, structure=1.0, seed=seed)
     kept = folder / f"strength-{strength:g}-releases-{releases}"
     kept.mkdir(parents=True, exist_ok=True)
     training = PurifierTraining(pairs, learning, kept)
