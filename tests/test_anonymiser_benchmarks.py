@@ -31,6 +31,7 @@ from training.data import FacePair
 from training.data.pack import write_pack
 from training.fingerprint import FIELD
 from training.losses import structure_loss
+from training.noise_pool import NoisePool
 
 from .conftest import CROP_PX, TOY_CHANGE, MakeBundle
 from .strangers import Colours
@@ -302,7 +303,7 @@ def test_a_purifier_may_be_compared_without_a_mask_and_by_structure(tmp_path: Pa
     it, and one minus SSIM."""
 
     def loss(name: str, change: float, **learning: Any) -> float:
-        told = Learning(pairs=8, steps=1, batch=8, jitter=0.0, **learning)
+        told = Learning(pairs=8, steps=1, batch=8, noise=NoisePool(clean_share=1.0), jitter=0.0, **learning)
         (tmp_path / name).mkdir()
         training = PurifierTraining(pairs(8), told, tmp_path / name)
         torch.nn.init.constant_(training.network.out.bias, change)
