@@ -31,7 +31,7 @@ class AnonymiserNetworkConfig:
     window: float = 0.05
     floor: float = 0.02
     levels: int = 5
-    grain: float = 3.0
+    grain: float = 1.5
     cells: int = 4
     stochastic: bool = True
 
