@@ -56,12 +56,12 @@ bench-quick: $(TEST_VENV)/stamp
 	$(BENCH_PYTHON) -m benchmarks.report --results $(QUICK)/results --out $(QUICK)/report
 
 ## bench: everything, for many hours; SHARED= has the pictures and recognisers, FACES= and PACK= the training's faces
-bench: bench-env $(BENCH_RESULTS)
+bench: bench-env
 	@$(if $(FACES),,echo "Left out without FACES=: latency, serving_int8";) \
 		$(if $(PACK),,echo "Left out without PACK=: peers, eraser$(if $(ANONYMISER),$(COMMA) reconstruction)";) \
 		$(if $(LPIPS_ALEX),,echo "Left out without LPIPS_ALEX=: ablations";) \
 		$(if $(ANONYMISER),,echo "Left out without ANONYMISER=: anonymiser, anonymiser_curve, photo_anonymiser, serving_anonymiser, reconstruction")
-	$(MAKE) bench-report
+	status=0; $(MAKE) --keep-going $(BENCH_RESULTS) || status=1; $(MAKE) bench-report && exit $$status
 
 ## bench-report: the report on whatever make bench has measured so far, in bench/report
 bench-report: $(TEST_VENV)/stamp

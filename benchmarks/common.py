@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,8 +36,15 @@ def command_group(package: str, about: str, table: Mapping[str, str], example: s
         table: the line shown of each command.
         example: the command whose help the example shows.
     """
+
+    def refuse_without_commit() -> None:
+        """Before hours are spent on what could not be written."""
+        with as_click_errors():
+            commit()
+
     return LazyGroup(
         name=f"python -m {package}",
+        callback=refuse_without_commit,
         package=package,
         table=table,
         help=about,
@@ -85,17 +93,36 @@ def as_click_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
+def commit() -> str:
+    """The commit of this code, ``-dirty`` where no commit has it.
+
+    Raises:
+        ValueError: git does not say.
+    """
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        raise ValueError(
+            f"a result names the commit that it was made with, and git does not say: {said.strip()}; install "
+            "git and run this in a clone of the repository"
+        ) from error
+
+
 def environment() -> dict[str, Any]:
-    """Commit, processor and versions that a result was made with."""
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    """Commit, processor and versions that a result was made with.
+
+    Raises:
+        ValueError: see ``commit``.
+    """
     return {
-        "commit": commit or "unknown",
+        "commit": commit(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -106,6 +133,14 @@ def environment() -> dict[str, Any]:
 def digest_of(values: Any) -> str:
     """SHA-256 of plain values."""
     return sha256_of(json.dumps(values, sort_keys=True).encode())
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """SHA-256 of the names and contents of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def about_bundle(bundle: Bundle, *networks: str) -> dict[str, Any]:

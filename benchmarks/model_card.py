@@ -12,33 +12,16 @@ import click
 from training.evaluation.rates import VERSIONS
 from training.evaluation.table import RATES
 
+from .numbers import QUALITY, number, percent
 from .schema import read_result
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
-# Title and digits of each measure.
-QUALITY = {
-    "l1": ("L1", 4),
-    "mse": ("MSE", 4),
-    "psnr": ("PSNR, dB", 1),
-    "ssim": ("SSIM", 3),
-    "lpips_alex": ("LPIPS (AlexNet)", 3),
-    "lpips_vgg": ("LPIPS (VGG)", 3),
-}
-
 Result = dict[str, Any]
-
-
-def _percent(estimate: dict[str, float]) -> str:
-    return f"{100 * estimate['value']:.0f} ({100 * estimate['low']:.0f}-{100 * estimate['high']:.0f})"
 
 
 def _whole(estimate: dict[str, float]) -> str:
     return f"{100 * estimate['value']:.0f}"
-
-
-def _number(estimate: dict[str, float], digits: int = 3) -> str:
-    return f"{estimate['value']:.{digits}f}"
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> list[str]:
@@ -65,7 +48,7 @@ def efficacy_lines(result: Result, name: str) -> list[str]:
             owner["protected"],
             owner["restored"],
         )
-        cosines.append([recognizer, f"{row['threshold']['0.01']:.3f}", *map(_number, shown)])
+        cosines.append([recognizer, f"{row['threshold']['0.01']:.3f}", *map(number, shown)])
     measures = list(next(iter(result["quality"].values())))
     return [
         f"Result `benchmarks/results/{name}` of `python -m benchmarks.efficacy pictures`: "
@@ -80,7 +63,7 @@ def efficacy_lines(result: Result, name: str) -> list[str]:
         *_table(
             ["recogniser", "role", *RATES],
             (
-                [recognizer, row["role"], *(_percent(row[key]) for key in RATES.values())]
+                [recognizer, row["role"], *(percent(row[key]) for key in RATES.values())]
                 for recognizer, row in recognizers.items()
             ),
             words=2,
@@ -102,7 +85,7 @@ def efficacy_lines(result: Result, name: str) -> list[str]:
         *_table(
             ["whole picture", *(QUALITY[measure][0] for measure in measures)],
             (
-                [pair, *(_number(row[measure], QUALITY[measure][1]) for measure in measures)]
+                [pair, *(number(row[measure], QUALITY[measure][1]) for measure in measures)]
                 for pair, row in result["quality"].items()
             ),
         ),
@@ -127,7 +110,7 @@ def owners_lines(result: Result, name: str) -> list[str]:
                     recognizer,
                     row["role"],
                     *(
-                        " / ".join(_percent(row[version][measure]) for version in VERSIONS)
+                        " / ".join(percent(row[version][measure]) for version in VERSIONS)
                         for measure in measures
                     ),
                 ]

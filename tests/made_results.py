@@ -39,6 +39,8 @@ def on_files(kind: str) -> dict[str, Any]:
         "calibration": {"pictures": 21, "pairs": 210, "seed": 0},
         "data": "faces",
         "no_face_found": 0,
+        "plausibility": {},
+        "suspicions": [],
     }
 
 
@@ -89,7 +91,8 @@ def program(name: str, batch: int, ms: float) -> dict[str, Any]:
 def efficacy() -> dict[str, Any]:
     lost = {"clean": 0, "protected": 1, "restored": 2}
     counted = {"seed": 0, "pictures": 40, "not_erased": 1, "lost": lost}
-    return on_files("efficacy") | counted | {"quality": quality(), "recognizers": attack_rows()}
+    measured = {"quality": quality(), "fid": "not measured: no weights", "recognizers": attack_rows()}
+    return on_files("efficacy") | counted | measured
 
 
 def owners() -> dict[str, Any]:
@@ -122,6 +125,9 @@ def peers() -> dict[str, Any]:
             "lost": 5,
             "recognizers": rows,
             "quality": {"ssim": estimate(0.887), "lpips_alex": estimate(0.0731)},
+            "network": {"seconds_a_face": 1.75, "mean_change_levels": 3.5, "max_change_levels": 8},
+            "plausibility": {},
+            "suspicions": [],
         }
 
     named = {"clean": row(0.02, False), "PGD 4/255": row(0.7, False), "MI-FGSM 8/255": row(0.99, False)}
@@ -279,9 +285,9 @@ def serving() -> dict[str, Any]:
     ]
     return head("serving") | {
         "bundle": BUNDLE,
-        "settings": {"threads": 2, "rounds": 3, "faces_per_request": 1, "sweep": False},
+        "settings": {"threads": 2, "rounds": 3, "faces_per_request": 1, "compare": "peers"},
         "rows": rows,
-        "in_process_ms": {"ort-cpu": 11.5},
+        "network_ms_per_face": {"ort-cpu": {"together": {"1": 11.5, "8": 9.0}, "lanes": {"1": 12.0}}},
     }
 
 

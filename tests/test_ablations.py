@@ -79,6 +79,18 @@ def test_variants_are_trained_and_measured_once(tmp_path, monkeypatch) -> None:
     again = CliRunner().invoke(ablations.command, [*arguments, "--people", "7"])
     assert again.exit_code == 0
     assert [module for module, _ in calls] == ["training.evaluation"]
+    (tmp_path / "stricter").write_text('{"stricter": true}')
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "stricter.json")
+    calls.clear()
+    judged = CliRunner().invoke(
+        ablations.command, [*arguments, "--people", "7", "--thresholds", str(tmp_path / "stricter")]
+    )
+    assert judged.exit_code == 0, judged.output
+    assert [module for module, _ in calls] == ["training.evaluation"], "other thresholds, another evaluation"
+    changed = ["--recognizers", str(tmp_path / "stricter"), "--out", str(tmp_path / "changed.json")]
+    attacked = CliRunner().invoke(ablations.command, [*arguments, *changed])
+    assert attacked.exit_code == 1
+    assert "holds a variant trained otherwise" in attacked.output
     refused = CliRunner().invoke(ablations.command, [*arguments, "--only", "gamma 9"])
     assert refused.exit_code == 2
     assert "no variant gamma 9" in refused.output

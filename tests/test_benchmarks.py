@@ -151,11 +151,14 @@ def results(folder: Path) -> dict[str, Path]:
         "seed": 0,
         "pictures": 1,
         "no_face_found": 0,
+        "plausibility": {},
+        "suspicions": [],
         "lost": lost,
     }
     whole = {
         "benchmark": "efficacy",
         "not_erased": 0,
+        "fid": "not measured: no weights",
         "quality": {"protected against edited": {**quality, "lpips_alex": mean_of(np.full(2, 0.07))}},
         "recognizers": rows,
     }

@@ -148,6 +148,8 @@ def test_thresholds_are_of_the_very_files_and_are_added_to(tiny: RecognizerCard,
     assert thresholds.at("tiny", 0.01) == thresholds.at("again", 0.01) == 0.2
     assert thresholds.source == {"pictures": 3, "pairs": 3, "seed": 0}
     thresholds.check([OnnxRecognizer(tiny)])
+    with pytest.raises(ValueError, match=r"thresholds of other pairs .* use another --folder"):
+        write_thresholds(tmp_path, [(tiny, row)], 1)
 
 
 def test_measuring_without_a_hardened_recogniser_names_the_command(tmp_path: Path) -> None:

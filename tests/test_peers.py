@@ -70,9 +70,9 @@ def options(tmp_path: Path) -> list[str]:
     ]
 
 
-def run(options: list[str], *more: str) -> dict[str, Any]:
+def run(options: list[str], *more: str, suspicious: bool = False) -> dict[str, Any]:
     done = CliRunner().invoke(peers.command, [*options, *more], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == int(suspicious), done.output
     return json.loads(Path(options[options.index("--out") + 1]).read_text())
 
 
@@ -84,7 +84,7 @@ def test_rows_say_what_was_measured_and_what_could_not_be(
     result = run(options, *only, "--markdown", str(document))
     rows = result["peers"]
     assert list(rows) == ["clean", FGSM, "SemanticAdv", "ErasableMask"]
-    assert result["benchmark"] == "peers"
+    assert (result["benchmark"], result["suspicions"]) == ("peers", [])
     assert (result["pictures"], result["seed"], result["surrogates"]) == (1, 0, ["open"])
 
     fgsm = rows[FGSM]
@@ -139,7 +139,7 @@ class ReturnsTheTarget(Attack):
         return faces
 
 
-def test_a_cheat_is_suspicious_by_its_picture_quality(
+def test_a_cheat_is_suspicious_by_its_picture_quality_and_fails_the_command(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row holds what tells it: SSIM to the clean picture and, plainer, to the clean crop."""
@@ -152,7 +152,11 @@ def test_a_cheat_is_suspicious_by_its_picture_quality(
     honest = next(peer for peer in PEERS if peer.name == FGSM)
     planted = Peer(name="cheat", paper="nobody's", differs="It cheats.", make=cheat)
     monkeypatch.setattr(peers, "PEERS", (honest, planted))
-    rows = run(options)["peers"]
+    result = run(options, suspicious=True)
+    (doubt,) = result["suspicions"]
+    assert doubt["what"] == "protected_faces_changed"
+    assert doubt["found"].startswith("cheat, share of protected faces whose SSIM")
+    rows = result["peers"]
     cosine = rows["cheat"]["recognizers"]["hidden"]["cosine_to_target"]
     assert cosine["protected"]["value"] > cosine["clean"]["value"]
     assert rows["cheat"]["quality"]["ssim"]["value"] < rows[FGSM]["quality"]["ssim"]["value"] - 0.02
@@ -186,6 +190,26 @@ def test_the_target_is_embedded_as_a_crop_of_the_bundles_size(options: list[str]
     assert surrogates.target.shape == (1, 3, CROP_PX, CROP_PX)
     assert float(surrogates(surrogates.target)) == pytest.approx(1.0, abs=1e-5)
     assert surrogates.names == ["open"]
+
+
+def test_the_table_of_the_docs_is_the_committed_results() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())
+    text = (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
+    for name, row in result["peers"].items():
+        judging = [each for each in row["recognizers"].values() if each["role"] == "black-box"]
+        rates = [
+            " / ".join("-" if each[key] is None else f"{100 * each[key]['value']:.0f}" for each in judging)
+            for key in ("asr", "dodging", "esr")
+        ]
+        looks, network = row["quality"], row["network"]
+        cells = [
+            *(rate.replace("- / - / -", "-") for rate in rates),
+            f"{looks['ssim']['value']:.3f}",
+            f"{looks['lpips_alex']['value']:.3f}",
+            f"{network['mean_change_levels']:.1f}",
+            f"{network['seconds_a_face']:.2g}",
+        ]
+        assert f"| {name} | {' | '.join(cells)} |" in text
 
 
 def test_doing_nothing_has_no_settings() -> None:

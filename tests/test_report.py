@@ -14,11 +14,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.bundles import Bundles
+from benchmarks.efficacy.ablations import REFERENCE, VARIANTS
 from benchmarks.report import __main__ as report
 from benchmarks.report import gallery
+from benchmarks.report.claims import GAINS, LOSSES, OPENING
+from benchmarks.report.groundwork import differences
 from benchmarks.report.page import SECTIONS, context_of, read_results, write_report
 from benchmarks.report.parts import Measured
-from benchmarks.report.service import alone_ms
+from benchmarks.report.service import alone_ms, serving
 from benchmarks.report.summary import summarise
 from benchmarks.schema import KINDS, check, write_result
 
@@ -149,6 +152,18 @@ def test_what_is_not_there_is_named_and_not_invented(tmp_path: Path) -> None:
         assert (f"{kind}: <code>{command}</code>" in html) == (kind != "soak")
 
 
+def test_a_suspicious_result_is_in_the_report_and_then_the_command_fails(tmp_path: Path) -> None:
+    doubt = {"what": "protected_ssim", "found": "mean SSIM: expected at least 0.7, found 0.2"}
+    results = tmp_path / "results"
+    write_result(MAKERS["owners"]() | {"suspicions": [doubt]}, results / "owners.json")
+    run = CliRunner().invoke(
+        report.main, ["--results", str(results), "--out", str(tmp_path / "out"), "--no-pictures"]
+    )
+    assert run.exit_code == 1
+    assert "SUSPICIOUS protected_ssim: mean SSIM" in run.stderr
+    assert "suspicion of a cheat: mean SSIM" in (tmp_path / "out" / "index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("growth", "told"),
     [
@@ -238,8 +253,9 @@ def test_a_curve_is_drawn_of_several_strengths_and_the_ablation_says_what_it_is(
 def test_losses_are_told_beside_gains() -> None:
     summary = summarise([Measured(name=f"{k}.json", document=m()) for k, m in MAKERS.items()])
     gains, losses = "\n".join(summary.gains), "\n".join(summary.losses)
-    assert "Our ASR is above that of PGD 4/255, beyond the intervals, with black." in gains
-    assert "Our ASR is below that of MI-FGSM 8/255, beyond the intervals, with black." in losses
+    changed = "it changes the face by 3.5 of 255 levels on average, ours by 3.5."
+    assert f"Our ASR is above that of PGD 4/255, beyond the intervals, with black; {changed}" in gains
+    assert f"Our ASR is below that of MI-FGSM 8/255, beyond the intervals, with black; {changed}" in losses
     assert "Our server protects more faces a second than batching off on ort-cpu with 1 and 8" in gains
     assert "Our server protects fewer faces a second than FastAPI on ort-cpu with 1 and 8" in losses
     assert "a hacker's eraser (purifier, 500 pairs) brings 45 % of the owners back" in losses
@@ -261,12 +277,25 @@ def test_a_reader_is_warned_of_mixed_bundles_uncommitted_code_and_suspicions() -
     assert warnings[2] == "Measured with changes that no commit holds: soak.json."
 
 
-def test_servers_are_compared_with_the_network_alone_in_both_forms_of_the_result() -> None:
-    older = MAKERS["serving"]()
-    newer = {key: value for key, value in older.items() if key != "in_process_ms"}
-    newer["network_ms_per_face"] = {"ort-cpu": {"together": {"1": 11.5, "8": 9.0}, "lanes": {"1": 12.0}}}
-    check(newer, "newer")
-    assert alone_ms(newer) == alone_ms(older) == {"ort-cpu": 11.5}
+def test_our_own_settings_beside_one_another_are_no_rivals() -> None:
+    result = MAKERS["serving"]()
+    assert alone_ms(result) == {"ort-cpu": 11.5}
+    assert any("Our server protects fewer faces" in line for line in LOSSES["serving"](result))
+    result["settings"]["compare"] = "knobs"
+    check(result, "knobs")
+    assert serving(Measured(name="serving.json", document=result)).title.endswith("knobs of fused batching")
+    assert [say["serving"](result) for say in (OPENING, GAINS, LOSSES)] == [[], [], []]
+
+
+def test_the_report_says_what_the_ablations_lack() -> None:
+    result = MAKERS["ablations"]()
+    told = differences(result)
+    assert "Not trained: " in told[0]
+    assert "owner term" in told[0]
+    result["variants"] = dict.fromkeys(VARIANTS, result["variants"]["reference"])
+    assert differences(result | {"reference": REFERENCE}) == []
+    (older,) = differences(result | {"reference": {**REFERENCE, "attack_settings.chroma_weight": "1"}})
+    assert older == "The reference is not today's, which differs in attack_settings.chroma_weight."
 
 
 def test_few_pictures_prove_nothing_and_a_reader_is_told() -> None:

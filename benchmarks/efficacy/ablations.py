@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from ..common import environment
+from ..common import commit, digest_of_files, environment
 from ..schema import read_result, write_result
 
 # The reference has the paper's loss, without the owner term, and the preset's scheme: a meta step of second
@@ -56,11 +57,22 @@ def _run(module: str, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
 
 
-def asked_of(name: str, base: Path, common: list[str], faces: int) -> dict[str, Any]:
-    """What a variant's training is given; another machine's paths do not matter."""
+def asked_of(name: str, base: Path, common: list[str], files: Iterable[Path], faces: int) -> dict[str, Any]:
+    """What a variant's training is given, and by which code; another machine's paths do not matter.
+
+    Args:
+        files: those among ``common`` whose content counts.
+    """
     settings = {**REFERENCE, **VARIANTS[name], "attack.epochs": "1", "erasure.epochs": "1"}
     names = [Path(argument).name for argument in common]
-    return {"base": base.name, "faces": faces, "settings": settings, "common": names}
+    return {
+        "base": base.name,
+        "faces": faces,
+        "settings": settings,
+        "common": names,
+        "files": digest_of_files(files),
+        "commit": commit(),
+    }
 
 
 def train_variant(
@@ -102,7 +114,7 @@ def kept_from(out: Path, head: dict[str, Any]) -> dict[str, Any]:
     if not out.exists():
         return {}
     earlier = read_result(out)
-    ours, theirs = environment()["commit"], earlier["environment"]["commit"]
+    ours, theirs = commit(), earlier["environment"]["commit"]
     if theirs != ours:
         raise click.ClickException(
             f"{out} holds variants made by the commit {theirs}, this is {ours}; check that one out to go on, "
@@ -161,14 +173,16 @@ def command(
         "reference": REFERENCE,
     }
     kept = kept_from(out, head)
+    files = [cards, target, *([lpips_trunk] if lpips_trunk else [])]
+    judged_by = digest_of_files([*files, thresholds])[:12]
     for name in only or VARIANTS:
         folder = runs / name.replace(" ", "-")
         common = ["--preset", preset, "--surrogates", str(cards), *shared]
-        asked = asked_of(name, base, common, faces)
+        asked = asked_of(name, base, common, files, faces)
         if kept.get(name, {}).get("asked") == asked:
             continue
         train_variant(asked, base, folder, common, threads)
-        measured = folder / f"evaluation-{people}-{target.stem}"
+        measured = folder / f"evaluation-{people}-{judged_by}"
         if not measured.with_suffix(".json").exists():
             _run(
                 "training.evaluation",

@@ -28,7 +28,7 @@ from training.evaluation import mean_of
 from training.evaluation.statistics import percent
 from training.monitor import fixed_threads
 
-from ..common import as_click_errors
+from ..common import as_click_errors, names_below
 from ..schema import write_result
 from .erased_person import Person, Shelf, rates_of, run_person
 from .erasers import GENERIC, Erase, by_network, in_place_of_the_restorer, unchanged
@@ -220,7 +220,13 @@ def command(
         if result is None:
             click.echo("not everybody was measured; run the same again to go on")
             return
-    result |= {"data": f"{celeba.name}, test partition", "faces": faces.name, "training": trained}
+    photos_each = 1 + result["other_photos"]
+    result |= {
+        "data": f"{celeba.name}, test partition",
+        "faces": faces.name,
+        "training": trained,
+        "picture_list": [names_below(celeba, photos[:photos_each]) for photos in several],
+    }
     Console(width=170).print(table_of(result))
     write_result(result, out)
     finish(result)

@@ -26,7 +26,7 @@ from training.monitor import fixed_threads
 from training.surrogates import Recognizer, RecognizerCard, load_cards, load_recognizer
 
 from ..common import as_click_errors, environment
-from ..schema import write_result
+from ..schema import read_result, write_result
 from .hardening import Hardening, Training, write_hardened
 from .lfw_split import LfwSplit, aligned_faces, find_landmarks, split_lfw
 from .pgd import Pgd
@@ -83,20 +83,30 @@ def write_cards(folder: Path, original: RecognizerCard, hardened: RecognizerCard
 def write_thresholds(
     folder: Path, measured: Sequence[tuple[RecognizerCard, dict[str, Any]]], seed: int
 ) -> None:
-    """Adds both to a file like ``calibrate``'s, whose people nobody was hardened on."""
+    """Adds both to a file like ``calibrate``'s, whose people nobody was hardened on.
+
+    Raises:
+        ValueError: what is there was calibrated on other pairs.
+    """
     path = folder / "thresholds.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["recognizers"] if path.exists() else {}
+    impostors = {**measured[0][1]["impostors"], "seed": seed}
+    known = {}
+    if path.exists():
+        earlier = read_result(path)
+        if (found := {key: earlier[key] for key in impostors}) != impostors:
+            raise ValueError(
+                f"{path} has thresholds of other pairs ({found}, expected {impostors}); use another --folder"
+            )
+        known = earlier["recognizers"]
     for card, row in measured:
         assert card.path is not None
         known[card.name] = {"sha256": sha256_of(card.path.read_bytes()), "threshold": row["threshold"]}
-        impostors = row["impostors"]
     write_result(
         {
             "benchmark": "calibrate",
             "environment": environment(),
             "data": "LFW's held-out folds",
             **impostors,
-            "seed": seed,
             "recognizers": known,
         },
         path,

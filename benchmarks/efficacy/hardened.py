@@ -14,7 +14,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ..common import as_click_errors
+from ..common import as_click_errors, names_below
 from ..schema import write_result
 from . import pictures
 from .protocol import Laboratory, chosen_pictures, laboratory_options
@@ -51,7 +51,13 @@ def command(folder: Path, images: Path, count: int, seed: int, out: Path, **labo
         made = hardenings(folder)
         paths, data = chosen_pictures(images, count, seed)
         result = pictures.measure(paths, Laboratory(**laboratory), perceptual={})
-    result |= {"benchmark": "hardened", "seed": seed, "data": data, "hardening": made}
+    result |= {
+        "benchmark": "hardened",
+        "seed": seed,
+        "data": data,
+        "hardening": made,
+        "picture_list": names_below(images, paths),
+    }
     Console(width=150).print(pictures.table_of(result))
     write_result(result, out)
     finish(result)

@@ -7,7 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-QUALITY = {"l1": "L1", "ssim": "SSIM", "psnr": "PSNR, dB", "lpips_alex": "LPIPS"}
+from ..numbers import QUALITY, number, percent
+
+# The measures shown, of those that there are.
+SHOWN = ("l1", "ssim", "psnr", "lpips_alex")
 
 
 def table_of(result: Mapping[str, Any]) -> Table:
@@ -40,14 +43,14 @@ def cells_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column names, and a list of cells for each peer; a peer without numbers has its reason in the first."""
     measured = [row for row in result["peers"].values() if "recognizers" in row]
     roles = {name: row["role"] for row in measured[:1] for name, row in row["recognizers"].items()}
-    quality = [key for key in QUALITY if measured and key in measured[0]["quality"]]
+    quality = [key for key in SHOWN if measured and key in measured[0]["quality"]]
     columns = [
         "method",
         *(f"ASR {name} ({role})" for name, role in roles.items()),
         "ASR, black-box",
         "owner lost, black-box",
         "ESR, black-box",
-        *(QUALITY[key] for key in quality),
+        *(QUALITY[key][0] for key in quality),
         "SSIM, crop",
         "faces lost",
         "s a face",
@@ -61,10 +64,10 @@ def cells_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 name + (" (suspicious)" if row.get("suspicions") else ""),
-                *(_interval(rates["asr"]) for rates in row["recognizers"].values()),
+                *(percent(rates["asr"]) for rates in row["recognizers"].values()),
                 *(_mean(black, key) for key in ("asr", "dodging", "esr")),
-                *(f"{row['quality'][key]['value']:.3f}" for key in quality),
-                f"{row['network']['ssim']['value']:.3f}",
+                *(number(row["quality"][key], QUALITY[key][1]) for key in quality),
+                number(row["network"]["ssim"]),
                 str(row["lost"]),
                 f"{row['network']['seconds_a_face']:.3g}",
             ]
@@ -74,10 +77,6 @@ def cells_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _doubts(row: Mapping[str, Any]) -> str:
     return "".join(f" SUSPICIOUS: {suspicion['found']}." for suspicion in row.get("suspicions", ()))
-
-
-def _interval(share: Mapping[str, float]) -> str:
-    return f"{100 * share['value']:.0f} ({100 * share['low']:.0f}-{100 * share['high']:.0f})"
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> str:

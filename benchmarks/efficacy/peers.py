@@ -6,7 +6,6 @@ into the photo as our network's output does. Finished rows are kept: stop it and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from training.evaluation.statistics import write_json
 from training.perceptual import Lpips
 from training.surrogates import SurrogateError
 
-from ..common import digest_of, environment
+from ..common import digest_of, digest_of_files, environment, names_below
 from ..schema import write_result
 from .attacks.base import UnbuildableError
 from .attacks.registry import PEERS, Means, Peer
@@ -34,6 +33,7 @@ from .attacks.surrogates import load_surrogates
 from .peer_rows import Comparison
 from .peer_table import markdown, table_of
 from .protocol import Laboratory, chosen_pictures, laboratory_options
+from .suspicion import finish
 
 _EXISTING = click.Path(path_type=Path, exists=True)
 
@@ -53,6 +53,7 @@ def measure(
     with Laboratory(**comparison.laboratory) as laboratory:
         about = laboratory.about("peers")
         recognizers = {recognizer.name: recognizer.sha256 for recognizer in laboratory.recognizers}
+        doubts = laboratory.doubts()
     pictures = {
         "pictures": len(comparison.paths),
         "pictures_sha256": digest_of_files(comparison.paths),
@@ -68,8 +69,17 @@ def measure(
     rows: dict[str, Any] = {}
     for peer in chosen:
         click.echo(peer.name, err=True)
-        rows[peer.name] = measured_row(peer, means, comparison, asked, folder)
-        yield {**about, **pictures, "surrogates": means.surrogates.names, "peers": rows}
+        rows[peer.name] = row = measured_row(peer, means, comparison, asked, folder)
+        doubts += [
+            {**doubt, "found": f"{peer.name}, {doubt['found']}"} for doubt in row.get("suspicions", ())
+        ]
+        yield {
+            **about,
+            **pictures,
+            "surrogates": means.surrogates.names,
+            "peers": rows,
+            "suspicions": doubts,
+        }
 
 
 def measured_row(
@@ -105,14 +115,6 @@ def measured_row(
 def slug(name: str) -> str:
     """A name as part of a file's name."""
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-
-
-def digest_of_files(paths: Iterable[Path]) -> str:
-    """SHA-256 of the names and contents of files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def chosen_peers(names: Sequence[str]) -> list[Peer]:
@@ -181,9 +183,10 @@ def command(
         files = [laboratory["target"], laboratory["thresholds"], *([lpips_alex] if lpips_alex else [])]
         result: dict[str, Any] = {}
         for result in measure(chosen, means, comparison, files, peers_folder / "rows"):
-            write_result(result | {"data": data}, out)
+            write_result(result | {"data": data, "picture_list": names_below(images, paths)}, out)
     except (ErasableMaskError, CheckpointError, DataError, SurrogateError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     Console(width=190).print(table_of(result))
     if document:
         document.write_text(markdown(result), encoding="utf-8")
+    finish(result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -161,8 +161,11 @@ class Laboratory:
             **restoration_figures(faces["clean"], faces["restored"], thresholds),
             **figures,
         }
-        suspicions = [*self._unknown, *suspicions_of(found)]
-        return {"plausibility": found, "suspicions": [asdict(suspicion) for suspicion in suspicions]}
+        return {"plausibility": found, "suspicions": self.doubts(found)}
+
+    def doubts(self, figures: Mapping[str, float] | None = None) -> list[dict[str, str]]:
+        """The suspicions that figures give rise to, after what cannot be known of the recognisers."""
+        return [asdict(suspicion) for suspicion in (*self._unknown, *suspicions_of(figures or {}))]
 
     def about(self, benchmark: str) -> dict[str, Any]:
         """What a result says of how it came about."""

@@ -51,8 +51,9 @@ BOUNDS = {
     ),
     "protected_ssim": Bound(words="mean SSIM of protected with clean pictures", at_least=0.7),
     "protected_lpips": Bound(words="mean LPIPS of protected with clean pictures", at_most=0.2),
-    "restored_alike": Bound(
-        words="share of pairs of restored faces of different pictures that pass for one person", at_most=0.25
+    "restored_confused": Bound(
+        words="share of pairs of restored faces that pass for one person, though the clean ones do not",
+        at_most=0.25,
     ),
     "owner_accepted": Bound(words="share of owners accepted on their restored pictures", at_least=0.5),
     "anonymised_ssim": Bound(words="mean SSIM of anonymised with clean faces", at_most=0.9),
@@ -114,22 +115,27 @@ def restoration_figures(
     restored: Mapping[str, NDArray[np.floating]],
     thresholds: Mapping[str, float],
 ) -> dict[str, float]:
-    """How alike restored faces are, and whether owners are accepted on them: means over the recognisers.
+    """Whether restored faces are one, and whether owners are accepted on them: means over the recognisers.
 
-    One picture alone cannot be like another: ``restored_alike`` is then NaN.
+    Pictures may be of one person: only pairs that are told apart on the clean ones count for
+    ``restored_confused``, which is NaN where there are none.
 
     Args:
-        clean, restored: by recogniser, ``(N, d)`` of pictures of different people; NaN where no face was
-            found, which is no owner's.
+        clean, restored: by recogniser, ``(N, d)``; NaN where no face was found, which is no owner's.
         thresholds: cosine at FAR 0.01, by recogniser.
     """
-    alike, accepted = [], []
+    confused, accepted = [], []
     for name, threshold in thresholds.items():
         accepted.append(float(np.mean((clean[name] * restored[name]).sum(1) > threshold)))
-        seen = restored[name][~np.isnan(restored[name]).any(1)]
-        pairs = (seen @ seen.T)[np.triu_indices(len(seen), k=1)]
-        alike.append(float(np.mean(pairs > threshold)) if len(pairs) else math.nan)
-    return {"restored_alike": float(np.mean(alike)), "owner_accepted": float(np.mean(accepted))}
+        before, after = _between_pictures(clean[name]), _between_pictures(restored[name])
+        told_apart = (before <= threshold) & ~np.isnan(after)
+        confused.append(float(np.mean(after[told_apart] > threshold)) if told_apart.any() else math.nan)
+    return {"restored_confused": float(np.mean(confused)), "owner_accepted": float(np.mean(accepted))}
+
+
+def _between_pictures(faces: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Cosine of each pair of ``(N, d)`` embeddings, ``(N (N - 1) / 2,)``."""
+    return (faces @ faces.T)[np.triu_indices(len(faces), k=1)]
 
 
 def check_held_out(recognizers: Sequence[MeasuredEmbedder], training: Mapping[str, Any]) -> list[Suspicion]:

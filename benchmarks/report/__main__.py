@@ -29,9 +29,11 @@ def main(results: Path, out: Path, bundle: Path | None, key: Path | None, pictur
     """Writes what the results of a folder say as index.html, which needs no other file, and as report.md.
 
     Results that are not there are named as missing. The pictures are made now, from packaged photographs.
+    Ends with 1, once it is written, where a result is suspicious.
     """
     from ..bundles import Bundles
     from ..common import as_click_errors
+    from ..efficacy.suspicion import finish
     from .gallery import gallery
     from .page import context_of, read_results, write_report
 
@@ -40,6 +42,7 @@ def main(results: Path, out: Path, bundle: Path | None, key: Path | None, pictur
         shown = gallery(Bundles.open(bundle, key)) if pictures else None
         html, markdown = write_report(context_of(measured, shown), out)
     click.echo(f"{len(measured)} results in {html} and {markdown}")
+    finish({"suspicions": [doubt for one in measured for doubt in one.document.get("suspicions", ())]})
 
 
 if __name__ == "__main__":

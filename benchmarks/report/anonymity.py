@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ..efficacy.reconstructors import MEAN_FACE
-from ..model_card import QUALITY
-from .parts import Document, Figure, Measured, Section, Table, judges, number_with_interval, percent
+from ..numbers import QUALITY, number_with_interval, percent
+from .parts import Document, Figure, Measured, Section, Table, judges
 from .style import BLUE, GREY, INK, ORANGE, canvas, finish, grouped_bars, legend_above
 
 BOTH, ONE = "anonymised-anonymised", "anonymised-clean"

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from training.evaluation.rates import VERSIONS
 from training.evaluation.table import RATES
 
-from ..model_card import QUALITY
-from .parts import Document, Figure, Measured, Section, Table, number_with_interval, percent
+from ..numbers import QUALITY, number_with_interval, percent
+from .parts import Document, Figure, Measured, Section, Table
 from .style import (
     BLUE,
     GREEN,
@@ -121,12 +121,18 @@ def quality_table(result: Document) -> Table:
     """Picture quality of whole pictures."""
     measures = list(next(iter(result["quality"].values())))
     known = {measure: QUALITY.get(measure, (measure, 3)) for measure in measures}
+    fid = result["fid"]
+    told = isinstance(fid, str)  # why it was not measured
     return Table(
-        caption="Picture quality over whole pictures, means with 95 % intervals.",
+        caption="Picture quality over whole pictures, means with 95 % intervals."
+        + (f" FID: {fid}." if told else ""),
         columns=["measure", *result["quality"]],
         rows=[
-            [title, *(number_with_interval(row[measure], digits) for row in result["quality"].values())]
-            for measure, (title, digits) in known.items()
+            *(
+                [title, *(number_with_interval(row[measure], digits) for row in result["quality"].values())]
+                for measure, (title, digits) in known.items()
+            ),
+            *([] if told else [["FID", *(f"{fid[pair]:.1f}" for pair in result["quality"])]]),
         ],
     )
 

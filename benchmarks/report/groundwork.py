@@ -7,7 +7,9 @@ from statistics import mean
 from training.config import override
 from training.presets import PRESETS
 
-from .parts import Document, Figure, Measured, Section, Table, judges, number, percent, roles
+from ..efficacy.ablations import REFERENCE, VARIANTS
+from ..numbers import number, percent
+from .parts import Document, Figure, Measured, Section, Table, judges, listed, roles
 from .style import BLUE, GREEN, INK, ORANGE, canvas, finish, legend_above
 
 RATES = {"asr": "ASR", "esr": "ESR", "dodging": "owner lost"}
@@ -81,7 +83,8 @@ def ablations(measured: Measured) -> Section:
         text=[
             f"Every variant was trained on one budget ({result['training_faces']} faces, stage 1 of "
             f"{result['base']}) and measured on crops of {result['test_people']} people. Such small "
-            "trainings say which part matters, not how good the shipped model is."
+            "trainings say which part matters, not how good the shipped model is.",
+            *differences(result),
         ],
         figures=[figure for figure in knobs if figure is not None],
         tables=[
@@ -115,6 +118,16 @@ def knobs_of(result: Document, name: str) -> dict[str, float]:
         PRESETS[result["preset"]], [f"{key}={value}" for key, value in settings.items()]
     ).attack_settings
     return {BETA: 1 - attack.strength, GAMMA: attack.injection}
+
+
+def differences(result: Document) -> list[str]:
+    """What today's command would train that this result does not hold, or holds otherwise."""
+    missing = [name for name in VARIANTS if name not in result["variants"]]
+    others = [key for key in REFERENCE if result["reference"].get(key) != REFERENCE[key]]
+    return [
+        *([f"Not trained: {listed(missing)}."] if missing else []),
+        *([f"The reference is not today's, which differs in {listed(others)}."] if others else []),
+    ]
 
 
 def knob_figure(result: Document, knob: str) -> Figure | None:

@@ -6,20 +6,9 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
-from ..model_card import QUALITY
+from ..numbers import QUALITY, number, number_with_interval, percent
 from .attack import said
-from .parts import (
-    Document,
-    Figure,
-    Measured,
-    Section,
-    Table,
-    judges,
-    number,
-    number_with_interval,
-    percent,
-    roles,
-)
+from .parts import Document, Figure, Measured, Section, Table, judges, roles
 from .style import GREY, ORANGE, PALETTE, canvas, finish, grouped_bars, interval, legend_above
 
 OURS = "ErasableMask"
@@ -87,13 +76,24 @@ def pictures_of_methods(built: Mapping[str, Document]) -> Table:
     qualities = list(next(iter(built.values()))["quality"])
     known = {key: QUALITY.get(key, (key, 3)) for key in qualities}
     return Table(
-        caption="Protected against clean pictures, means; faces that were not found any more.",
-        columns=["method", *(title for title, _ in known.values()), "faces lost"],
+        caption="Protected against clean pictures, means; levels (of 255) by which the aligned face changes, "
+        "on average and at most; faces not found any more; seconds that the method takes for one.",
+        columns=[
+            "method",
+            *(title for title, _ in known.values()),
+            "mean change",
+            "largest",
+            "faces lost",
+            "s a face",
+        ],
         rows=[
             [
                 method,
                 *(number(row["quality"][key], digits) for key, (_, digits) in known.items()),
+                f"{row['network']['mean_change_levels']:.1f}",
+                str(row["network"]["max_change_levels"]),
                 str(row["lost"]),
+                f"{row['network']['seconds_a_face']:.2g}",
             ]
             for method, row in built.items()
         ],

@@ -5,16 +5,22 @@ from __future__ import annotations
 from .parts import Document, Figure, Measured, Section, Table
 from .style import BLUE, GREY, INK, ORANGE, PALETTE, canvas, finish, legend_above
 
+# By what was compared (``benchmarks.serving throughput --compare``).
+TITLES = {
+    "peers": "Servers under load",
+    "knobs": "Servers: the knobs of fused batching",
+    "split": "Servers: one instance on all cores, or one for each",
+}
+
 
 def serving(measured: Measured) -> Section:
     """Throughput and latency by how many requests come at a time."""
     result = measured.document
-    sweep = bool(result["settings"].get("sweep"))
     alone = alone_ms(result)
     local = ", ".join(f"{backend} {ms:.1f} ms" for backend, ms in alone.items())
     return Section(
         anchor=f"serving-{measured.name.removesuffix('.json')}",
-        title="Servers: the knobs of fused batching" if sweep else "Servers under load",
+        title=TITLES[result["settings"]["compare"]],
         source=measured.name,
         text=[
             f"Requests of {result['settings']['faces_per_request']} face to servers of the same network, "
@@ -25,7 +31,7 @@ def serving(measured: Measured) -> Section:
         tables=[
             Table(
                 caption=f"{backend}: faces a second with their range over the rounds, mean batch, and the "
-                "clients' latency in milliseconds.",
+                "clients' latency in milliseconds, medians over the rounds.",
                 columns=["server", "at a time", "faces/s", "range", "batch", "p50", "p90", "p95", "p99"],
                 rows=[
                     [
@@ -47,8 +53,6 @@ def serving(measured: Measured) -> Section:
 
 def alone_ms(result: Document) -> dict[str, float]:
     """The time of the network for one face without any server, by backend."""
-    if "in_process_ms" in result:
-        return dict(result["in_process_ms"])
     return {backend: ways["together"]["1"] for backend, ways in result["network_ms_per_face"].items()}
 
 

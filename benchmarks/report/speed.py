@@ -84,7 +84,8 @@ def stages_table(result: Document) -> Table:
     """Medians by stage; the total's spread."""
     return Table(
         caption="Milliseconds a photo: the total's median, quartiles, 95th and 99th percentile, then each "
-        "stage's median.",
+        f"stage's median, of {result['settings']['rounds']} calls (of fewer than a hundred the 99th "
+        "percentile is the longest).",
         columns=["picture", "verb", "backend", "total", "quartiles", "p95", "p99", *STAGES],
         rows=[
             [

@@ -7,8 +7,10 @@ from .parts import (
     COUNT,
     ESTIMATE,
     NUMBER,
+    PLAUSIBILITY,
     RATE,
     SHA256,
+    SUSPICIONS,
     TEXT,
     Schema,
     by_name,
@@ -47,9 +49,12 @@ ON_FILES = {
     "calibration": CALIBRATION,
     "data": TEXT,
     "no_face_found": COUNT,
+    "plausibility": PLAUSIBILITY,
+    "suspicions": SUSPICIONS,
 }
 # The names of the pictures in the order they were taken; results of before this field have none.
 LISTED = {"picture_list": several(TEXT, least=1)}
+LISTED_BY_PERSON = {"picture_list": several(several(TEXT, least=2), least=1)}
 QUALITY = by_name(by_name(ESTIMATE))
 
 EFFICACY = record(
@@ -60,6 +65,7 @@ EFFICACY = record(
         "not_erased": COUNT,
         "lost": LOST,
         "quality": QUALITY,
+        "fid": {"anyOf": [TEXT, by_name(NUMBER)]},  # or why it was not measured
         "recognizers": by_name(ATTACK_ROW),
     },
     LISTED,
@@ -73,7 +79,7 @@ OWNERS = record(
         "lost": LOST,
         "recognizers": by_name(OWNER_ROW),
     },
-    {"picture_list": several(several(TEXT, least=2), least=1)},
+    LISTED_BY_PERSON,
 )
 
 ROBUSTNESS = record(
@@ -165,8 +171,17 @@ PEERS = record(
                     {
                         "recognizers": by_name(PEER_ROW),
                         "quality": by_name(ESTIMATE),
+                        "network": record(
+                            {
+                                "seconds_a_face": NUMBER,
+                                "mean_change_levels": NUMBER,
+                                "max_change_levels": COUNT,
+                            }
+                        ),
                         "no_face_found": COUNT,
                         "lost": COUNT,
+                        "plausibility": PLAUSIBILITY,
+                        "suspicions": SUSPICIONS,
                     }
                 ),
             }
@@ -193,5 +208,6 @@ ERASER = record(
         "erasers": by_name(
             record({"lost": COUNT, "quality": by_name(ESTIMATE), "recognizers": by_name(ERASED_ROW)})
         ),
-    }
+    },
+    LISTED_BY_PERSON,
 )

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from .on_files import QUALITY, ROLE
-from .parts import BUNDLE, COUNT, ESTIMATE, NUMBER, RATE, TEXT, Schema, by_name, record, several
+from .parts import (
+    BUNDLE,
+    COUNT,
+    ESTIMATE,
+    PLAUSIBILITY,
+    RATE,
+    SUSPICIONS,
+    TEXT,
+    Schema,
+    by_name,
+    record,
+    several,
+)
 
 # ``benchmarks.efficacy.on_lfw.about``, and what both measurements add.
 ON_LFW = {
@@ -15,8 +27,8 @@ ON_LFW = {
     "pairs": COUNT,
     "pictures": COUNT,
     "no_face_found": COUNT,
-    "plausibility": by_name(NUMBER) | {"minProperties": 0},
-    "suspicions": several(record({"what": TEXT, "found": TEXT})),
+    "plausibility": PLAUSIBILITY,
+    "suspicions": SUSPICIONS,
 }
 STRENGTH: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
 

@@ -69,8 +69,10 @@ ENVIRONMENT = record(
 )
 
 BUNDLE = record({"name": TEXT, "precision": TEXT, "sha256": by_name(SHA256)})
-# Results of before the common form have a network's hash under its name.
-OLD_BUNDLE = record({"protect": SHA256})
+
+# What honest figures show, and what was found that they do not (``benchmarks.efficacy.suspicion``).
+PLAUSIBILITY: Schema = {"type": "object", "additionalProperties": nullable(NUMBER)}
+SUSPICIONS = several(record({"what": TEXT, "found": TEXT}))
 
 # Names of rates, wherever in a result they stand: never a bare number.
 RATE_NAMES = (

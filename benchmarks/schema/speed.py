@@ -6,7 +6,6 @@ from .parts import (
     BUNDLE,
     COUNT,
     NUMBER,
-    OLD_BUNDLE,
     SPREAD,
     TEXT,
     TIME_MS,
@@ -115,8 +114,17 @@ PHOTO = record(
 
 SERVING = record(
     {
-        "bundle": {"anyOf": [BUNDLE, OLD_BUNDLE]},
-        "settings": record({"threads": COUNT, "rounds": COUNT, "faces_per_request": COUNT}),
+        "bundle": BUNDLE,
+        "settings": record(
+            {
+                "threads": COUNT,
+                "rounds": COUNT,
+                "faces_per_request": COUNT,
+                "compare": {"enum": ["peers", "knobs", "split"]},
+            }
+        ),
+        # The network without a server, by backend, way and batch: milliseconds a face.
+        "network_ms_per_face": by_name(by_name(by_name(TIME_MS))),
         "rows": several(
             record(
                 {
@@ -134,18 +142,12 @@ SERVING = record(
             least=1,
         ),
     }
-) | {
-    # The network without a server, one face at a time; or in more ways: by backend, way and batch.
-    "anyOf": [
-        record({"in_process_ms": by_name(TIME_MS)}),
-        record({"network_ms_per_face": by_name(by_name(by_name(TIME_MS)))}),
-    ]
-}
+)
 
 # One face on its way through client, door, server and network, by path.
 OVERHEAD = record(
     {
-        "bundle": {"anyOf": [BUNDLE, OLD_BUNDLE]},
+        "bundle": BUNDLE,
         "settings": record({"threads": COUNT, "requests": COUNT, "rounds": COUNT}),
         "rows": several(
             record(
@@ -165,7 +167,7 @@ OVERHEAD = record(
 
 SOAK = record(
     {
-        "bundle": {"anyOf": [BUNDLE, OLD_BUNDLE]},
+        "bundle": BUNDLE,
         "settings": record(
             {"backend": TEXT, "minutes": NUMBER, "concurrency": COUNT, "growth_limit_mib": NUMBER}
         ),
