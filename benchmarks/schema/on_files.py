@@ -162,6 +162,7 @@ PEERS = record(
         "data": TEXT,
         "seed": COUNT,
         "pictures": COUNT,
+        "suspicions": SUSPICIONS,
         "peers": by_name(
             record({"paper": TEXT, "differs": TEXT})
             | {
