@@ -42,9 +42,9 @@ def photo_losses(result: Document) -> list[str]:
 
 
 def open_serving(result: Document) -> list[str]:
-    ours = [row for row in result["rows"] if row["server"] == result["rows"][0]["server"]]
     if result["settings"]["compare"] != "peers":
         return []
+    ours = [row for row in result["rows"] if row["server"] == result["rows"][0]["server"]]
     best = max(ours, key=lambda row: row["faces_per_s"])
     does = "anonymises" if "anonymise" in result["bundle"].get("sha256", {}) else "protects"
     return [
